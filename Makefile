@@ -1,0 +1,104 @@
+# `make` lists the targets. Everything runs in .venv, which `make setup` builds from the hashed locks.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+ENVIRONMENT := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYTHONPATH= PYTHONHASHSEED=0 JUPYTER_PLATFORM_DIRS=1
+LIBRARY := $(wildcard nbs/[0-9]*.ipynb)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## make the environment in .venv from the hashed locks
+
+$(STAMP): requirements_dev.txt requirements_uv.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "emodetect needs Python 3.11 or newer, but $(PYTHON) is %d.%d; name another with make PYTHON=…" % sys.version_info[:2])'
+	@echo "making $(VENV) with $$($(PYTHON) --version); the packages are about 2.5 GB to fetch the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary :all: -r requirements_uv.txt
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --allow-empty-requirements requirements_dev.txt requirements_uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: pipeline
+pipeline: setup ## run fetch, weights, prepare, train, evaluate, export: only what changed
+	@$(ENVIRONMENT) dvc repro
+	@echo "the model       models/emodetect.onnx"
+	@echo "the figures     reports/evaluate/metrics.json"
+	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
+	@echo "to try          $(BIN)/emodetect predict data/prepared/test/images --save scratch/drawn"
+
+.PHONY: test
+test: setup ## run the whole test suite and print the coverage
+	@$(ENVIRONMENT) coverage erase
+	@$(ENVIRONMENT) coverage run -m pytest
+	@$(ENVIRONMENT) coverage combine --quiet
+	@$(ENVIRONMENT) coverage report
+
+.PHONY: lab
+lab: setup ## open JupyterLab on the notebooks
+	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb
+
+.PHONY: notebooks
+notebooks: setup ## execute every library notebook in place, generate the package and README.md
+	@$(ENVIRONMENT) nbdev_export
+	@for notebook in $(LIBRARY); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
+	@$(ENVIRONMENT) nbdev_clean
+	@$(MAKE) --no-print-directory readme
+
+.PHONY: readme
+readme: setup ## make README.md from nbs/index.ipynb
+	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace nbs/index.ipynb
+	@$(ENVIRONMENT) nbdev_clean --fname nbs/index.ipynb
+	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags remove_input --output-dir . --output README nbs/index.ipynb
+
+.PHONY: params
+params: setup ## compose params.yaml from configs/, as `dvc exp run` does
+	@$(ENVIRONMENT) python -c 'from dvc.utils.hydra import compose_and_dump; compose_and_dump("params.yaml", "$(CURDIR)/configs", None, "config", "configs", [])'
+
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE)
+.PHONY: lock
+lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--upgrade takes newer ones)
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --output-file requirements_uv.txt
+
+.PHONY: verify-data
+verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
+	@$(ENVIRONMENT) python -m emodetect.cache
+
+.PHONY: repro-check
+repro-check: setup ## run the pipeline in two fresh clones and compare the hash of every output
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	for clone in first second; do git clone --quiet . "$$folder/$$clone"; done; \
+	for clone in first second; do (cd "$$folder/$$clone" && $(ENVIRONMENT) dvc repro --force); done; \
+	if diff "$$folder/first/dvc.lock" "$$folder/second/dvc.lock"; then \
+		echo "REPRODUCED: two clones gave the same dvc.lock, $$(sha256sum < "$$folder/first/dvc.lock" | cut -c1-16)"; \
+		if cmp -s dvc.lock "$$folder/first/dvc.lock"; then echo "and it is the committed one"; else echo "but not the committed one: another CPU, thread count or library version gives other bits"; fi; \
+	else echo "NOT REPRODUCED: the lines above differ"; exit 1; fi
+
+.PHONY: bench-pipeline
+bench-pipeline: setup ## time every stage in a fresh clone, and a second run
+	@$(ENVIRONMENT) python benchmarks/pipeline.py
+
+.PHONY: bench-startup
+bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
+	@$(ENVIRONMENT) python benchmarks/startup.py
+
+.PHONY: bench-storage
+bench-storage: setup ## time DVC on files and on one archive for each split (PICTURES=… for fewer than AffectNet has)
+	@$(ENVIRONMENT) python benchmarks/storage.py $(if $(PICTURES),--pictures $(PICTURES))
+
+.PHONY: bench-data
+bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
+	@$(ENVIRONMENT) python benchmarks/data.py
+
+.PHONY: clean
+clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
+	@rm -rf data/raw data/prepared models/*.pt models/*.onnx reports/notebooks reports/prepare reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

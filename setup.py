@@ -1,0 +1,31 @@
+"""Package metadata, read from settings.ini: dependencies stand there and nowhere else."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser(delimiters=["="])
+config.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
+settings = config["DEFAULT"]
+
+
+def requirements(key: str) -> list[str]:
+    """The requirement lines of one key of settings.ini."""
+    return [line.strip() for line in settings[key].splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+extras = ("train", "serve", "dev")
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    author=settings["author"],
+    keywords=settings["keywords"].split(),
+    license="AGPL-3.0-or-later",
+    python_requires=f">={settings['min_python']}",
+    packages=[settings["lib_name"]],
+    install_requires=requirements("requirements"),
+    extras_require={name: requirements(f"{name}_requirements") for name in extras},
+    entry_points={"console_scripts": settings["console_scripts"].split()},
+)
