@@ -1,0 +1,96 @@
+"""What every test needs: notebooks that nbval can compare, and a small pipeline in a folder of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parent
+SMALL = {
+    "data": {"train": 24, "valid": 8, "test": 12},
+    "model": {"weights": "none", "image_size": 64},
+    "train": {"epochs": 1, "batch": 8},
+    "export": {"parity_pictures": 4},
+}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Number the cells of clean notebooks: nbdev_clean removes the counts, and nbval takes a cell without one for a cell that was never run.
+
+    Stage notebooks are kept without outputs, so that theirs are run and not compared.
+    """
+    if hasattr(item, "cell"):
+        item.cell.execution_count = None if item.path.parent.name == "stages" else 1
+
+
+class Copy:
+    """A copy of the project in a folder of its own, under git and DVC, with small parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, check=True, text=True)
+        for name in filter(None, listed.stdout.split("\0")):
+            if (PROJECT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(PROJECT / name, folder / name)
+        self.change(SMALL)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        for command in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "--message=start"]):
+            self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", *command)
+
+    def change(self, values: dict[str, object]) -> None:
+        """Change parameters of the copy in params.yaml, and in configs/ so that experiments compose the same."""
+        groups = {"data": "sample", "model": "yolo11n", "prepare": "as_given", "train": "quick"}
+        places = {group: self.folder / "configs" / group / f"{name}.yaml" for group, name in groups.items()}
+        for group, change in values.items():
+            own = group in places
+            for path in (self.folder / "params.yaml", places.get(group, self.folder / "configs" / "config.yaml")):
+                content = yaml.safe_load(path.read_text())
+                if own and path == places[group]:
+                    content |= change
+                else:
+                    content[group] = content[group] | change if isinstance(change, dict) else change
+                path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def run(self, *command: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy; its output is text. Fails the test unless told otherwise."""
+        own = ("COV_", "COVERAGE_", "GIT_", "EMODETECT_YOLO_", "YOLO_")  # of this process and its imports, not of a user's shell
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)} | {"GIT_CONFIG_GLOBAL": os.devnull}
+        options = {"cwd": self.folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "stdin": subprocess.DEVNULL} | options
+        done = subprocess.run(command, **options)
+        assert not check or done.returncode == 0, f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}"
+        return done
+
+    def repro(self, *arguments: str, check: bool = True) -> str:
+        """Run `dvc repro`; what it printed."""
+        return self.run("dvc", "repro", *arguments, check=check).stdout
+
+    def stage(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run one stage as dvc.yaml does, whatever its exit code."""
+        return self.run(sys.executable, "-m", "emodetect.stages", name, check=False)
+
+    @property
+    def lock(self) -> dict[str, dict]:
+        """The stages of dvc.lock."""
+        return yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+
+
+@pytest.fixture(scope="session")
+def new_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Copy]:
+    """A function that makes a new copy of the project with small parameters."""
+    return lambda: Copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(new_copy: Callable[[], Copy]) -> Copy:
+    """A copy whose pipeline has run once. Tests leave it as they found it."""
+    copy = new_copy()
+    copy.repro()
+    copy.run("git", "add", "--all")
+    copy.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message=ran")
+    return copy

@@ -1,0 +1,142 @@
+"""`emodetect` as a user types it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from conftest import Copy
+
+PROJECT = Path(__file__).parent.parent
+FORBIDDEN = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "yaml", "scipy", "sklearn", "cleanlab", "pyarrow")
+WITHOUT = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {FORBIDDEN!r}:
+            raise ImportError(name + " was imported")
+sys.meta_path.insert(0, Refuse())
+from emodetect.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def emodetect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that cannot import what the base install lacks."""
+    return subprocess.run([sys.executable, "-c", WITHOUT, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def test_version_and_help() -> None:
+    import emodetect as package
+
+    console = Path(sys.executable).with_name("emodetect")
+    assert subprocess.run([console, "--version"], capture_output=True, text=True).stdout == f"emodetect {package.__version__}\n"
+    helped = subprocess.run([console, "predict", "--help"], capture_output=True, text=True)
+    assert helped.returncode == 0 and "--json" in helped.stdout and "--save" in helped.stdout
+
+
+def test_table_of_a_folder(pipeline: Copy) -> None:
+    done = emodetect("predict", "data/prepared/test/images", "--confidence", "0", cwd=pipeline.folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("picture") and len(lines) > 12
+    assert "data/prepared/test/images" in lines[1] or "…" in lines[1]
+
+
+def test_json_holds_every_picture_and_its_scores(pipeline: Copy) -> None:
+    done = emodetect("predict", "data/prepared/test/images/*.jpg", "--json", "--confidence", "0", cwd=pipeline.folder)
+    records = json.loads(done.stdout)
+    assert done.returncode == 0 and len(records) == 12
+    face = records[0]["faces"][0]
+    assert len(face["scores"]) == 8 and face["confidence"] == max(face["scores"].values()) == face["scores"][face["emotion"]]
+    assert 0 <= face["left"] < face["right"] <= records[0]["width"] and 0 <= face["top"] < face["bottom"] <= records[0]["height"]
+
+
+def test_a_bad_file_is_reported_and_the_rest_done(pipeline: Copy, tmp_path: Path) -> None:
+    good = sorted((pipeline.folder / "data" / "prepared" / "test" / "images").iterdir())[0]
+    (tmp_path / "broken.jpg").write_bytes(good.read_bytes()[:400])
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "broken.jpg", tmp_path / "notes.txt", tmp_path / "empty", tmp_path / "nowhere.jpg", good]
+    done = emodetect("predict", *map(str, paths), "--json", "--save", str(tmp_path / "drawn"), cwd=pipeline.folder)
+    complaints = done.stderr.splitlines()
+    assert done.returncode == 1 and len(complaints) == 4 and all(line.startswith("emodetect: ") for line in complaints)
+    assert [str(path) in line for path, line in zip(paths, complaints, strict=False)] == [True] * 4
+    assert [record["picture"] for record in json.loads(done.stdout)] == [str(good)]
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == [f"{good.stem}-faces.png"]
+
+
+def test_pictures_of_the_same_name_are_both_saved(pipeline: Copy, tmp_path: Path) -> None:
+    good = sorted((pipeline.folder / "data" / "prepared" / "test" / "images").iterdir())[0]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(good, tmp_path / folder / "face.jpg")
+    done = emodetect("predict", str(tmp_path / "a"), str(tmp_path / "b"), "--save", str(tmp_path / "drawn"), cwd=pipeline.folder)
+    assert done.returncode == 0 and sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["face-faces-2.png", "face-faces.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "missing.onnx"], "missing.onnx: there is no such model"),
+        (["--model", "dvc.yaml"], "dvc.yaml: is not a model exported by emodetect"),
+        (["--confidence", "7"], "confidence is 7.0; give a number from 0 to 1"),
+        (["--save", "dvc.yaml"], "dvc.yaml"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(pipeline: Copy, arguments: list[str], sentence: str) -> None:
+    done = emodetect("predict", "data/prepared/test/images", *arguments, cwd=pipeline.folder)
+    assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    assert pipeline.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_is_one_sentence(pipeline: Copy) -> None:
+    command = [sys.executable, "-c", WITHOUT, "predict", "data/prepared/test/images", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=pipeline.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def base_distributions() -> list[Distribution]:
+    """The installed packages that the base requirements of settings.ini lead to, each once."""
+    found: dict[str, Distribution] = {}
+    todo = [Requirement(line) for line in distribution("emodetect").requires or []]
+    while todo:
+        wanted = todo.pop()
+        if wanted.name.lower() not in found and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            found[wanted.name.lower()] = distribution(wanted.name)
+            todo += map(Requirement, found[wanted.name.lower()].requires or [])
+    return list(found.values())
+
+
+def test_the_base_install_predicts_without_torch(pipeline: Copy, tmp_path: Path) -> None:
+    """A new environment that holds our wheel and the locked packages of the base requirements, taken from this one: no network."""
+    uv, base = str(Path(sys.executable).with_name("uv")), tmp_path / "base"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(base)], check=True)
+    library = next(base.glob("lib/python*/site-packages"))
+    for package in base_distributions():
+        for file in package.files or []:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (library / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.locate(), library / file)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source)
+    shutil.copytree(PROJECT / "emodetect", source / "emodetect", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True)
+    install = [uv, "pip", "install", "--offline", "--no-index", "--quiet", "--python", str(base / "bin" / "python"), str(next(tmp_path.glob("*.whl")))]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    installed = subprocess.run([uv, "pip", "list", "--python", str(base / "bin" / "python"), "--format", "json"], capture_output=True, text=True, check=True)
+    assert not {package["name"] for package in json.loads(installed.stdout)} & {"torch", "ultralytics", "dvc", "nbdev", "papermill"}
+    command = [base / "bin" / "emodetect", "predict", "data/prepared/test/images", "--json"]
+    predicted = subprocess.run(command, cwd=pipeline.folder, capture_output=True, text=True)
+    assert predicted.returncode == 0 and len(json.loads(predicted.stdout)) == 12, predicted.stderr

@@ -1,0 +1,108 @@
+"""The repairs on a data set that has AffectNet's faults, with the real face finder."""
+
+import shutil
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conftest import Copy
+from emodetect.check import check_dataset, usable_pictures
+from emodetect.labels import intersection_over_union
+from emodetect.manifest import read_manifest
+from emodetect.prepare import Prepared, prepare
+from emodetect.repair import Repairs
+from emodetect.sample import write_sample
+from emodetect.weights import fetch_pinned
+from emodetect.yunet import YUNET, load_yunet
+
+WHOLE_FRAME = "0.499 0.499 0.999 0.999"
+EVERYTHING = Repairs(boxes="detected", without_face="set_aside", leaks="set_aside", unlabelled="set_aside", names="unique")
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pinned face finder, from the user's cache or fetched once."""
+    path = tmp_path_factory.mktemp("finder") / YUNET.file
+    fetch_pinned(YUNET, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn set with whole-frame boxes, two leaks from test into train and valid, a stray picture, and a picture of nobody that is labelled."""
+    root = tmp_path_factory.mktemp("faulty")
+    write_sample(root, {"train": 40, "valid": 20, "test": 20}, seed=11)
+    for label in root.glob("*/labels/*.txt"):
+        rows = label.read_text().splitlines()
+        if len(rows) == 1:
+            label.write_text(f"{rows[0].split()[0]} {WHOLE_FRAME}")
+    for split, name in (("train", "leak0"), ("valid", "leak1")):
+        shutil.copy(root / "test" / "images" / f"image0000{name[-1]}.jpg", root / split / "images" / f"{name}.jpg")
+        shutil.copy(root / "test" / "labels" / f"image0000{name[-1]}.txt", root / split / "labels" / f"{name}.txt")
+    shutil.copy(root / "train" / "images" / "image00004.jpg", root / "test" / "images" / "original_result.jpg")
+    (root / "train" / "labels" / "image00019.txt").write_text(f"5 {WHOLE_FRAME}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def mended(finder: Path, faulty: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Prepared]:
+    """The faulty set with every repair switched on."""
+    folder = tmp_path_factory.mktemp("mended") / "data"
+    return folder, prepare(faulty, folder, EVERYTHING, partial(load_yunet, finder))
+
+
+def test_each_fault_is_mended_or_set_aside_with_its_reason(mended: tuple[Path, Prepared]) -> None:
+    folder, prepared = mended
+    reasons = {row["source"]: row["set_aside"] for row in read_manifest(folder).to_pylist() if row["set_aside"]}
+    assert reasons["train/images/leak0.jpg"] == "the same picture as test/images/image00000.jpg"
+    assert reasons["valid/images/leak1.jpg"] == "the same picture as test/images/image00001.jpg"
+    assert reasons["test/images/original_result.jpg"] == "no label file"
+    assert reasons["train/images/image00019.jpg"] == "no face was found for a label"
+    assert prepared.repairs["set aside: no label file"] == 1 and prepared.repairs["set aside: the same picture"] == 2
+    assert not any((folder / "train" / "images").glob("*leak0*")) and not any((folder / "test" / "images").glob("original_result*"))
+
+
+def test_nothing_is_lost(mended: tuple[Path, Prepared], faulty: Path) -> None:
+    folder, _ = mended
+    sources = {row["source"] for row in read_manifest(folder).to_pylist()}
+    assert sources == {path.relative_to(faulty).as_posix() for path in faulty.glob("*/images/*")}
+
+
+def test_whole_frame_boxes_become_the_boxes_of_the_faces(mended: tuple[Path, Prepared], tmp_path: Path) -> None:
+    folder, _ = mended
+    write_sample(tmp_path, {"train": 40, "valid": 20, "test": 20}, seed=11)
+    drawn = {picture.name: picture for picture in usable_pictures(tmp_path, check_dataset(tmp_path))}
+    rows = [row for row in read_manifest(folder).to_pylist() if row["source"] in drawn and len(drawn[row["source"]].faces) == 1 and "box" in row["repaired"]]
+    overlaps = []
+    for row in rows:
+        picture = drawn[row["source"]]
+        width, height = picture.width, picture.height
+        box = [(row["x"] - row["width"] / 2) * width, (row["y"] - row["height"] / 2) * height, (row["x"] + row["width"] / 2) * width, (row["y"] + row["height"] / 2) * height]
+        overlaps.append(intersection_over_union(picture.faces[0].corners(width, height), box))
+    assert len(rows) > 40 and sorted(overlaps)[len(overlaps) // 2] > 0.6, "the median box of a drawn face is found well"
+
+
+def test_names_are_unique_over_all_splits(mended: tuple[Path, Prepared]) -> None:
+    folder, _ = mended
+    stems = [path.stem for path in folder.glob("*/images/*")]
+    assert len(stems) == len(set(stems)) and {path.stem for path in folder.glob("*/labels/*")} == set(stems)
+
+
+def test_the_number_of_workers_does_not_matter(mended: tuple[Path, Prepared], finder: Path, faulty: Path, tmp_path: Path) -> None:
+    assert prepare(faulty, tmp_path / "data", EVERYTHING, partial(load_yunet, finder), workers=1).fingerprint == mended[1].fingerprint
+
+
+def test_the_pipeline_brings_the_finder_and_repairs(finder: Path, faulty: Path, new_copy: type[Copy]) -> None:
+    copy = new_copy()
+    switches = {name: value for name, value in asdict(EVERYTHING).items() if name != "split"}
+    copy.change({"data": {"source": "folder", "path": str(faulty)}, "prepare": switches})
+    copy.repro("prepare")
+    manifest = read_manifest(copy.folder / "data" / "prepared").to_pylist()
+    assert (copy.folder / "models" / "yunet.onnx").stat().st_size == YUNET.size
+    assert sum("box" in row["repaired"] for row in manifest) > 40 and sum(row["set_aside"] == "no label file" for row in manifest) == 1
+    refused = copy.folder / "params.yaml"
+    refused.write_text(refused.read_text().replace("leaks: set_aside", "leaks: forget"))
+    done = copy.stage("prepare")
+    assert done.returncode == 1 and "prepare.leaks is 'forget'; choose keep or set_aside." in done.stdout and "Traceback" not in done.stdout
