@@ -35,10 +35,7 @@ pipeline: setup ## run fetch, weights, prepare, train, evaluate, export: only wh
 
 .PHONY: test
 test: setup ## run the whole test suite and print the coverage
-	@$(ENVIRONMENT) coverage erase
-	@$(ENVIRONMENT) coverage run -m pytest
-	@$(ENVIRONMENT) coverage combine --quiet
-	@$(ENVIRONMENT) coverage report
+	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, TypeVar
@@ -147,15 +147,30 @@ R = TypeVar("R")
 def end_with_parent(
     seconds: float = 0.5,  # between two looks
 ) -> None:
-    "End this process soon after its parent is gone."
-    parent = os.getppid()
+    "End this process soon after its parent is gone. A shell that was only asked to run this command (`sh -c`) stands for its own parent."
+    import psutil
+    links, child = [], psutil.Process()
+    while parent := child.parent():
+        links.append((child, parent.pid))
+        if not _runs_one_command(parent):
+            break
+        child = parent
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds)
+        with suppress(psutil.NoSuchProcess):  # the shell itself
+            while all(child.ppid() == pid for child, pid in links):
+                time.sleep(seconds)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+def _runs_one_command(process: "psutil.Process") -> bool:
+    "Whether a process is a shell that was given its command, as DVC starts one for each stage; some shells wait for the command, and a kill does not reach it."
+    import psutil
+    try:
+        return process.name().endswith("sh") and "-c" in process.cmdline()
+    except psutil.Error:
+        return False
 
 def cores() -> int:
     "The cores that this process may use."

@@ -139,7 +139,8 @@ def test_a_pipeline_killed_half_way_stops_whole_and_is_run_again(pipeline: Copy)
     before = pipeline.lock
     try:
         pipeline.change({"train": {"epochs": 10_000}})  # hours: it cannot be over before it is killed
-        dvc = psutil.Popen(["dvc", "repro", "train"], cwd=pipeline.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = {name: value for name, value in os.environ.items() if name != "SHELL"}  # DVC then runs a stage by `sh -c`, and some shells wait beside it
+        dvc = psutil.Popen(["dvc", "repro", "train"], cwd=pipeline.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         table, deadline = pipeline.folder / "reports" / "train" / "plots" / "metrics" / "lr.tsv", time.monotonic() + 120
         while dvc.poll() is None and time.monotonic() < deadline and not (table.exists() and len(table.read_text().splitlines()) > 2):
             time.sleep(0.05)
