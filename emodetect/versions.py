@@ -231,16 +231,18 @@ PREPARED = "data/prepared"  # the prepared data set in a project
 
 def manifest_at(
     revision: str,  # a commit's hash; in a whole clone also a tag, branch or DVC experiment
-    project: str | Path = ".",  # the folder with dvc.yaml
+    project: str | Path = ".",  # the folder with dvc.yaml, or one below it
 ) -> pa.Table:  # as `read_manifest` gives it
     "The manifest of the prepared data as of a git revision; `DataError` if it cannot be had."
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
-    if not revision or not (Path(project) / ".dvc").is_dir():
+    here = Path(project).resolve()
+    top = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
+    if not revision or top is None:
         raise DataError(f"{project}: is not a folder under DVC; name the one with dvc.yaml." if revision else "the revision is empty; name a commit by its hash.")
     try:
-        with closing(DVCFileSystem(str(project), rev=revision)) as files:
+        with closing(DVCFileSystem(str(top), rev=revision)) as files:
             content = _read_prepared(files, revision)
     except SCMError as error:
         raise DataError(f"the revision '{revision}' is unknown to git here; name a commit by its hash (a queued or temporary experiment knows no tags and branches), or run `git fetch --tags`.") from error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import nbformat
 import psutil
 import pytest
@@ -127,6 +128,33 @@ def test_a_kernel_that_imports_another_package_is_refused(pipeline: Copy) -> Non
     code = "from emodetect.stages import workspace; workspace('.')"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment | {"PYTHONPATH": ""}, capture_output=True, text=True)
     assert done.returncode == 1 and "was imported from" in done.stderr
+
+
+def test_the_data_report_shows_what_changed_since_a_version(pipeline: Copy) -> None:
+    folder, first = pipeline.folder / "scratch" / "second", pipeline.run("git", "rev-parse", "HEAD").stdout.strip()
+    shutil.copytree(pipeline.folder / "data" / "raw", folder)
+    labels = sorted(path for path in (folder / "train" / "labels").iterdir() if len(path.read_text().splitlines()) == 1)
+    for label in labels[:3]:
+        emotion, box = label.read_text().split(" ", 1)
+        label.write_text(f"{(int(emotion) + 1) % 8} {box}")
+    for number in range(2):  # the same pixels in other bytes would be found as duplicates, so these are turned upside down
+        picture = cv2.imread(str(folder / "train" / "images" / f"{labels[number].stem}.jpg"))
+        cv2.imwrite(str(folder / "train" / "images" / f"new{number}.png"), picture[::-1])
+        (folder / "train" / "labels" / f"new{number}.txt").write_text(labels[number].read_text())
+    try:
+        pipeline.change({"data": {"source": "folder", "path": "scratch/second"}, "prepare": {"since": first}})
+        pipeline.repro("prepare")
+        changes = json.loads((pipeline.folder / "reports" / "prepare" / "changes.json").read_text())
+        assert {kind: count for kind, count in changes["counts"].items() if count} == {"added": 2, "relabelled": 3}
+        assert {change["picture"] for change in changes["changes"]["added"]} == {"train/images/new0.png", "train/images/new1.png"}
+        notebook = (pipeline.folder / "reports" / "notebooks" / "prepare.ipynb").read_text()
+        assert "2  added" in notebook and "3  relabelled" in notebook and "5 changes" in notebook and "24 → 26" in notebook
+        pipeline.change({"prepare": {"since": "0123456"}})
+        assert "the revision '0123456' is unknown to git here" in pipeline.repro("prepare", check=False)
+    finally:
+        pipeline.run("git", "checkout", "--quiet", "--", ".")
+        pipeline.run("dvc", "checkout", "--force")
+        shutil.rmtree(folder)
 
 
 def test_two_folders_give_the_same_lock(pipeline: Copy, new_copy: Callable[[], Copy]) -> None:
