@@ -25,8 +25,12 @@ $(STAMP): requirements_dev.txt requirements_uv.txt settings.ini setup.py
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.PHONY: unlock
+unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off while it was written
+	@test ! -e .dvc/tmp/rwlock || $(PYTHON) -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || { rm .dvc/tmp/rwlock; echo ".dvc/tmp/rwlock was cut off by a kill; it is removed"; }
+
 .PHONY: pipeline
-pipeline: setup ## run fetch, weights, prepare, train, evaluate, export: only what changed
+pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: only what changed
 	@$(ENVIRONMENT) dvc repro
 	@echo "the model       models/emodetect.onnx"
 	@echo "the figures     reports/evaluate/metrics.json"
