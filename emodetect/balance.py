@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,7 @@ def sources(
     names: Sequence[str],  # of the pictures, with `/`
 ) -> list[str]:  # of each picture: a prefix of three letters or more, in lower case, or `other`
     "The collections that the pictures' names tell of."
-    matches = [re.match(r"[a-z]{3,}", PurePosixPath(name).name.lower()) for name in names]
+    matches = [re.match(r"[a-z]{3,}", name.rpartition("/")[2].lower()) for name in names]
     prefixes: list[Hashable] = [match.group() if match else None for match in matches]
     counts = Counter(prefixes)
     return [prefix if prefix and counts[prefix] >= SOURCE_SHARE * len(names) else "other" for prefix in prefixes]

@@ -15,13 +15,12 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core import DataError, EmodetectError, Progress, first_few, print_progress
+from .core import DataError, EmodetectError, Progress, first_few, in_batches, print_progress
 
 # %% ../nbs/06_cache.ipynb #06-cache-06
 def md5_file(
@@ -41,13 +40,9 @@ def is_whole(
     except FileNotFoundError:
         return None
 
-def _map(what: Sequence[Any], work: Any, progress: Progress | None) -> Iterator[Any]:
-    "The results of some work in the order given, two at once."
-    with ThreadPoolExecutor(2) as pool:
-        for done, result in enumerate(pool.map(work, what), 1):
-            yield result
-            if progress:
-                progress(done, len(what))
+def _wholeness(files: Sequence[tuple[Path, str]], progress: Progress | None = None) -> Iterator[bool | None]:
+    "What `is_whole` says of files and their objects, in the order given."
+    return in_batches(lambda batch: [is_whole(*pair) for pair in batch], files, 16, progress=progress)
 
 @dataclass
 class _Survey:
@@ -75,7 +70,7 @@ class _Survey:
     def _hash(self, names: Sequence[str], progress: Progress | None) -> list[str]:
         "Hash those that are not known to be whole; the damaged ones."
         unknown = [name for name in names if name not in self.whole]
-        found = dict(zip(unknown, _map(unknown, lambda name: is_whole(self.path(name), name), progress), strict=True))
+        found = dict(zip(unknown, _wholeness([(self.path(name), name) for name in unknown], progress), strict=True))
         self.whole |= {name for name, whole in found.items() if whole}
         return [name for name, whole in found.items() if whole is False]
 
@@ -182,7 +177,7 @@ def _put_back(survey: _Survey, root: Path) -> tuple[list[str], int]:
     pairs = [(name, place) for name, places in survey.places.items() if name in survey.whole and not name.endswith(".dir") for place in places]
     absent = [(name, place) for name, place in pairs if not os.path.lexists(place)]
     there = [(name, place) for name, place in pairs if os.path.lexists(place) and not (place.exists() and place.samefile(survey.path(name)))]
-    changed = [place for (_, place), whole in zip(there, _map(there, lambda pair: is_whole(pair[1], pair[0]), None), strict=True) if not whole]
+    changed = [place for (_, place), whole in zip(there, _wholeness([(place, name) for name, place in there]), strict=True) if not whole]
     for place in changed:
         os.utime(place, follow_symlinks=False)  # DVC remembers hashes by size and time; now it will look again
     for folder in {place.parent for _, place in absent}:

@@ -200,7 +200,7 @@ def test_reading_a_version_touches_no_network_and_leaves_nothing(origin: Store, 
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", origin.environment["DVC_SITE_CACHE_DIR"])
     before = listing()
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    manifest_at("v1", origin.folder)
+    manifest_at("v1", origin.folder / "data")
     assert listing() == before
 
 
@@ -232,7 +232,7 @@ def test_a_version_that_cannot_be_read_is_refused_in_one_sentence(revision: str,
         manifest_at(revision, faulty.folder)
     assert sentence in str(caught.value) and "\n" not in str(caught.value) and str(caught.value).endswith(".")
     with pytest.raises(DataError, match="is not a folder under DVC"):
-        manifest_at("v1", faulty.folder / "data")
+        manifest_at("v1", faulty.folder.parent)
 
 
 @pytest.fixture(scope="module")
