@@ -53,7 +53,7 @@ def table_rows(
     if not faces:
         return [f"{name:<40} {'–':>4}  no face found"]
     return [
-        f"{name:<40} {number:>4}  {face.emotion:<9} {face.confidence:>10.0%}   {face.left:.0f}, {face.top:.0f}, {face.right:.0f}, {face.bottom:.0f}"
+        f"{name:<40} {number:>4}  {'uncertain' if face.uncertain else face.emotion:<9} {face.confidence:>10.0%}   {face.left:.0f}, {face.top:.0f}, {face.right:.0f}, {face.bottom:.0f}"
         for number, face in enumerate(faces, start=1)
     ]
 

@@ -53,7 +53,8 @@ def test_json_holds_every_picture_and_its_scores(pipeline: Copy) -> None:
     records = json.loads(done.stdout)
     assert done.returncode == 0 and len(records) == 12
     face = records[0]["faces"][0]
-    assert len(face["scores"]) == 8 and face["confidence"] == max(face["scores"].values()) == face["scores"][face["emotion"]]
+    assert len(face["probabilities"]) == 8 and abs(sum(face["probabilities"].values()) - 1) < 1e-9 and 0 <= face["face"] <= 1
+    assert face["confidence"] == max(face["probabilities"].values()) == face["probabilities"][face["emotion"]]
     assert 0 <= face["left"] < face["right"] <= records[0]["width"] and 0 <= face["top"] < face["bottom"] <= records[0]["height"]
 
 
