@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROJECT_VARIABLE', 'PIPELINE_ROOT', 'KINDS', 'DISK_ERRORS', 'check_own_package', 'Workspace', 'workspace', 'declared',
-           'flatten', 'chosen', 'checked', 'stage_parameters', 'canonical', 'run_stage', 'failure_text', 'main']
+           'chosen', 'checked', 'stage_parameters', 'canonical', 'run_stage', 'failure_text', 'main']
 
 # %% ../nbs/90_stages.ipynb #90-stages-02
 import argparse
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import emodetect
-from .core import Clock, DataError, EmodetectError, ParameterError, end_with_parent, written_whole
+from .core import Clock, DataError, EmodetectError, ParameterError, end_with_parent, flatten, written_whole
 
 if TYPE_CHECKING:  # each stage imports this module, and nbformat takes a second
     from nbformat import NotebookNode
@@ -135,16 +135,6 @@ def declared(
         except (AttributeError, ValueError, IndexError) as error:
             raise ParameterError(f"the parameters cell holds a line that is no literal assignment: {ast.unparse(line)}") from error
     return found
-
-def flatten(
-    values: Mapping[str, Any],  # nested
-    prefix: str = "",
-) -> dict[str, Any]:  # dotted name → value
-    "A nested mapping as one level of dotted names; an empty mapping is a value."
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
-    return flat
 
 def chosen(
     parameters: Mapping[str, Any],  # of params.yaml, flat
