@@ -9,7 +9,7 @@ __all__ = ['describe', 'export_onnx', 'Parity', 'compare', 'check_parity']
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ def describe(
     image_size: int,  # side of the network's square, pixels
     confidence: float,  # scores below this don't count, 0 to 1
     iou: float,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
-    provenance: dict[str, Any],  # plain values: digests, versions, seeds
+    provenance: Sequence[Mapping[str, Any]],  # the steps that made the model, as `emodetect.checkout.pipeline_steps` gives them
 ) -> dict[str, Any]:  # for the file's metadata
     "The description that `emodetect.detector` reads back."
     return {
@@ -44,7 +44,7 @@ def describe(
         "iou": iou,
         "non_maximum_suppression": "over all emotions together",
         "licence": "AGPL-3.0-or-later",
-        "provenance": provenance,
+        "provenance": list(provenance),
     }
 
 # %% ../nbs/30_export.ipynb #30-export-07

@@ -12,7 +12,8 @@ import nbformat
 import pytest
 import yaml
 
-from emodetect.stages import checked, chosen, declared, flatten, stage_parameters
+from emodetect.registry import GATES
+from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
 
 PROJECT = Path(__file__).parent.parent
 LIBRARY = sorted(PROJECT.glob("nbs/[0-9]*.ipynb"))
@@ -94,10 +95,11 @@ def test_stage_notebook_declares_the_parameters_of_its_stage(path: Path) -> None
     assert stage_parameters(PROJECT, path.stem).keys() == declaration.keys()
 
 
-def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage() -> None:
+def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage_or_a_gate() -> None:
     assert DVC["stages"].keys() == {path.stem for path in STAGE_NOTEBOOKS}
     used = {name for stage in DVC["stages"].values() for name in chosen(flatten(PARAMETERS), stage["params"])}
-    assert used == flatten(PARAMETERS).keys()
+    limits = {gate.limit for gate in GATES if isinstance(gate.limit, str)}
+    assert used | limits == flatten(PARAMETERS).keys() and {name.split(".")[0] for name in limits - used} == COMMANDS
 
 
 def imported(source: str) -> set[str]:
@@ -161,9 +163,9 @@ def test_only_the_stage_notebooks_know_the_stages() -> None:
     assert not [name for name, text in sources.items() if re.search(r"^\s*(?:import|from) (dvclive|papermill|nbdev|fastcore)\b", text, re.M)]
 
 
-def test_dvc_is_known_only_where_its_versions_and_its_cache_are_read() -> None:
+def test_dvc_is_known_only_where_its_versions_its_cache_and_its_registry_are_read() -> None:
     sources = {path.name: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
-    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py"}
+    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py", "registry.py"}
     assert not [name for name, text in sources.items() if re.search(r"^(?:import|from) dvc", text, re.M)], "DVC is imported where it is used: the package needs none to be imported"
 
 

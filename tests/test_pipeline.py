@@ -58,7 +58,7 @@ def test_metrics_count_every_face_and_name_data_and_model(pipeline: Copy) -> Non
     assert {"map50", "map50_95", "precision", "recall", "ap50", "faces", "data_sha256", "checkpoint_sha256"} <= metrics.keys()
     assert sum(metrics["faces_of"].values()) == metrics["faces"]
     record = json.loads((pipeline.folder / "reports" / "export" / "parity.json").read_text())
-    assert record["provenance"]["checkpoint_sha256"] == metrics["checkpoint_sha256"] and record["parity"]["pictures"] == 4
+    assert record["checkpoint_sha256"] == metrics["checkpoint_sha256"] and record["parity"]["pictures"] == 4
 
 
 def test_dvc_shows_metrics_plots_and_experiments(pipeline: Copy, tmp_path: Path) -> None:
