@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY', 'Network', 'FaceFinder', 'MODES', 'METADATA_KEY',
-           'FINDER_KEY', 'COLOURS', 'UNCERTAIN', 'decode_picture', 'decode_plain', 'Letterbox', 'letterbox',
+           'FINDER_KEY', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture', 'decode_plain', 'Letterbox', 'letterbox',
            'Detection', 'to_probabilities', 'decode_output', 'cut_out', 'scores_at', 'Detector', 'load_session',
-           'load_detector', 'draw_detections', 'draw_labels']
+           'make_detector', 'load_detector', 'draw_detections', 'draw_labels']
 
 # %% ../nbs/15_detector.ipynb #15-detector-02
 import base64
@@ -14,7 +14,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -290,7 +290,17 @@ def _overlaps(face: Detection, others: Sequence[Detection], iou: float) -> bool:
     return any(intersection_over_union((face.left, face.top, face.right, face.bottom), (o.left, o.top, o.right, o.bottom)) > iou for o in others)
 
 # %% ../nbs/15_detector.ipynb #15-detector-20
-METADATA_KEY, FINDER_KEY = "emodetect", "emodetect_face_finder"
+METADATA_KEY, FINDER_KEY = "emodetect", "emodetect.face_finder"
+SETTINGS: dict[str, Any] = {  # name → default
+    "mode": "frame",  # of `MODES`
+    "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
+    "iou": 0.5,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
+    "face_score": 0.7,  # faces of which the finder is less sure don't count, 0 to 1
+    "smallest_face": 24,  # pixels; the finder need not find smaller ones
+    "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1
+    "share": 0.8,  # side of a face over the side of its cut-out, 0 to 1; calibrated
+    "temperature": 1.0,  # of the probabilities, above 0; calibrated
+}
 
 def load_session(
     path: str | Path,  # an ONNX file written by `emodetect.export`
@@ -311,6 +321,22 @@ def load_session(
         raise ModelError(f"{path}: its classes are {description.get('names')}, not the eight emotions in their order; export it again.")
     return session, description
 
+def make_detector(
+    network: Network,
+    description: Mapping[str, Any],  # as `emodetect.export.describe` makes it
+    finder: bytes = b"",  # the face finder's file, for the modes `faces` and `both`
+    confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the description's thresholds
+    mode: str | None = None,  # of `MODES`; None takes the description's
+) -> Detector:
+    "The detector that a description tells of; `ModelError` if the finder is damaged, `ParameterError` for a value out of range."
+    from emodetect.yunet import load_yunet
+    score, best = (description["face_score"], description["confidence"]) if confidence is None else (confidence, confidence)
+    find = load_yunet(finder, score, description["smallest_face"]) if finder else None
+    return Detector(
+        network, description["image_size"], best, description["iou"], mode or description["mode"], find,
+        description["share"], description["temperature"], description["reject"],
+    )
+
 def load_detector(
     path: str | Path,  # an ONNX file written by `emodetect.export`
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the file's own thresholds
@@ -318,21 +344,9 @@ def load_detector(
     mode: str | None = None,  # of `MODES`; None takes the file's own
 ) -> Detector:
     "A detector that runs an exported model; `ModelError` if the file cannot be used."
-    from emodetect.yunet import load_yunet
     session, description = load_session(path, threads)
-    name, finder = session.get_inputs()[0].name, base64.b64decode(session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, ""))
-    score = description["face_score"] if confidence is None else confidence
-    return Detector(
-        lambda batch: session.run(None, {name: batch})[0],
-        description["image_size"],
-        description["confidence"] if confidence is None else confidence,
-        description["iou"],
-        description["mode"] if mode is None else mode,
-        load_yunet(finder, score, description["smallest_face"]) if finder else None,
-        description["share"],
-        description["temperature"],
-        description["reject"],
-    )
+    name, finder = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, "")
+    return make_detector(lambda batch: session.run(None, {name: batch})[0], description, base64.b64decode(finder), confidence, mode)
 
 # %% ../nbs/15_detector.ipynb #15-detector-27
 COLOURS: tuple[tuple[int, int, int], ...] = (  # RGB, one for each emotion: Okabe and Ito's palette (2008) for colour-blind readers, sky blue and grey added

@@ -9,6 +9,7 @@ __all__ = ['PROJECT_VARIABLE', 'PIPELINE_ROOT', 'KINDS', 'COMMANDS', 'DISK_ERROR
 # %% ../nbs/90_stages.ipynb #90-stages-02
 import argparse
 import ast
+import json
 import os
 import shutil
 import sys
@@ -66,6 +67,11 @@ class Workspace:
         return self.root / "models" / "emodetect.pt"
 
     @property
+    def calibration(self) -> Path:
+        "What was fitted on the validation split."
+        return self.root / "models" / "calibration.json"
+
+    @property
     def model(self) -> Path:
         "The exported model."
         return self.root / "models" / "emodetect.onnx"
@@ -79,7 +85,7 @@ PIPELINE_ROOT = "."  # the root that the pipeline passes
 
 def workspace(
     root: str,  # `.` in the pipeline, a scratch folder by hand
-    needs: Sequence[str] = (),  # of raw, prepared, weights, face_finder, checkpoint: what must be there
+    needs: Sequence[str] = (),  # of raw, prepared, weights, face_finder, checkpoint, calibration: what must be there
     makes: Sequence[str] = (),  # of the same and model: what an earlier run by hand may have left behind
 ) -> Workspace:
     "The places of a stage, its inputs being there; `DataError` if the pipeline lacks one."
@@ -119,6 +125,9 @@ def _make_small(places: Workspace, need: str) -> None:
         _make_small(places, "prepared")
         _make_small(places, "weights")
         train(places.prepared, places.weights, places.checkpoint, parameters=Hyperparameters(image_size=64, epochs=1, batch=8), on_epoch=lambda _: None)
+    elif need == "calibration":
+        places.calibration.parent.mkdir(parents=True, exist_ok=True)
+        places.calibration.write_text(json.dumps({"share": 0.8, "temperature": 1.0}) + "\n")
 
 # %% ../nbs/90_stages.ipynb #90-stages-14
 def declared(

@@ -18,7 +18,7 @@ import yaml
 from conftest import Copy
 from emodetect.manifest import MANIFEST, pictures_of
 
-STAGES = ["fetch", "weights", "prepare", "train", "evaluate", "export"]
+STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export"]
 
 
 def ran(output: str) -> set[str]:
@@ -87,7 +87,7 @@ def test_dvclive_keeps_every_epoch(pipeline: Copy) -> None:
     [
         ({"evaluate": {"gallery": 5}}, {"evaluate"}),
         ({"export": {"parity_pictures": 3}}, {"export"}),
-        ({"detector": {"confidence": 0.2}}, {"evaluate", "export"}),
+        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
