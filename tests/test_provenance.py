@@ -6,8 +6,7 @@ import pickle
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -162,30 +161,6 @@ def test_a_stamped_copy_carries_the_commit_and_works_as_before(pipeline: Copy, t
         assert all(states[0][key].equal(states[1][key]) for key in states[1])
     else:
         assert json.loads(copy.read_text()).items() >= json.loads((pipeline.folder / name).read_text()).items()
-
-
-def test_a_temporary_experiment_is_found_by_its_own_commit(pipeline: Copy, tmp_path: Path) -> None:
-    """DVC runs it in a workspace that it throws away; its commit stays under refs/exps."""
-    with experiment(pipeline, "-S", "export.parity_pictures=3") as commit:
-        metrics = tmp_path / "metrics.json"
-        metrics.write_text(pipeline.run("git", "show", f"{commit}:reports/evaluate/metrics.json").stdout)
-        assert read_provenance(metrics).steps == read_provenance(pipeline.folder / "reports" / "evaluate" / "metrics.json").steps, "it does not depend on the parameter"
-        lock = yaml.safe_load(pipeline.run("git", "show", f"{commit}:dvc.lock").stdout)["stages"]["export"]
-        identity = next(out["md5"] for out in lock["outs"] if out["path"] == "models/emodetect.onnx")
-        model = tmp_path / "emodetect.onnx"
-        shutil.copyfile(pipeline.folder / ".dvc" / "cache" / "files" / "md5" / identity[:2] / identity[2:], model)
-        assert origin_of(pipeline.folder, read_provenance(model).steps).commit == commit
-        assert {"commit", "file", "parameters"} == differences(model, pipeline.folder).keys()
-
-
-@contextmanager
-def experiment(copy: Copy, *changes: str) -> Iterator[str]:
-    """The commit of a temporary experiment, which is removed in the end."""
-    copy.run("dvc", "exp", "run", "--temp", "--name", "tried", *changes)
-    try:
-        yield next(line.split()[0] for line in copy.run("git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").stdout.splitlines() if line.endswith("/tried"))
-    finally:
-        copy.run("dvc", "exp", "remove", "tried")
 
 
 class Trap:
