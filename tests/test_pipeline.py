@@ -116,7 +116,7 @@ def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy, tmp_pa
         assert composed["evaluate"]["gallery"] == gallery
         commit = pipeline.run("git", "rev-parse", f"refs/exps/{reference(pipeline, name)}").stdout.strip()
         (tmp_path / "metrics.json").write_text(pipeline.run("git", "show", f"{commit}:reports/evaluate/metrics.json").stdout)
-        assert origin_of(pipeline.folder, read_provenance(tmp_path / "metrics.json").steps).commit == commit, "a file made in a workspace that DVC threw away is found by the experiment's own commit"
+        assert origin_of(pipeline.folder, read_provenance(tmp_path / "metrics.json").steps).commit == commit, "its workspace is gone, its commit is known"
     assert pipeline.run("git", "status", "--porcelain").stdout == ""
     pipeline.run("dvc", "exp", "remove", "--all-commits")
 
