@@ -16,6 +16,7 @@ import yaml
 from conftest import Copy
 from emodetect.checkout import Checkout, compare, origin_of, pipeline_steps
 from emodetect.cli import main
+from emodetect.core import ModelError
 from emodetect.detector import decode_picture, load_detector
 from emodetect.provenance import Provenance, dvc_id, read_provenance
 from emodetect.yolo import load_checkpoint
@@ -178,7 +179,8 @@ def test_a_checkpoint_is_read_without_running_anything_in_it(tmp_path: Path, mon
     assert read_provenance("trap.pt").steps[0].stage == "train" and not Path("sprung").exists()
     with zipfile.ZipFile("bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("emodetect/provenance.json", "[" + " " * 20_000_000 + "]")
-    assert main(["provenance", "bomb.pt"]) == 1
+    with pytest.raises(ModelError, match=r"bomb.pt: carries no provenance of emodetect or is damaged \(ValueError\)"):
+        read_provenance("bomb.pt")
 
 
 def test_the_lock_holds_for_every_stage_as_dvc_says(pipeline: Copy) -> None:
