@@ -218,5 +218,7 @@ def test_a_tag_needs_a_name_to_stand_in_it(new_clone: Callable[[str], Clone], mo
     clone = new_clone("clone")
     clone.run("git", "config", "--unset", "user.email")
     clone.run("git", "config", "user.useConfigOnly", "true")
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     assert "git does not know who you are" in refusal(register, clone.folder) and clone.run("git", "tag") == ""
