@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 ENVIRONMENT := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYTHONPATH= PYTHONHASHSEED=0 JUPYTER_PLATFORM_DIRS=1
 LIBRARY := $(wildcard nbs/[0-9]*.ipynb)
+GUIDES := $(wildcard nbs/guides/*.ipynb)
 
 .PHONY: help
 help: ## list the targets
@@ -46,9 +47,9 @@ lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb
 
 .PHONY: notebooks
-notebooks: setup ## execute every library notebook in place, generate the package and README.md
+notebooks: setup ## execute every library notebook and guide in place, generate the package and README.md
 	@$(ENVIRONMENT) nbdev_export
-	@for notebook in $(LIBRARY); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
+	@for notebook in $(LIBRARY) $(GUIDES); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
 	@$(ENVIRONMENT) nbdev_clean
 	@$(MAKE) --no-print-directory readme
 

@@ -181,8 +181,9 @@ def _check_pushed(folder: Path, paths: Sequence[str]) -> None:
     from dvc.repo import Repo
     try:
         with closing(Repo(str(folder))) as repo:
-            kept = [path for path in paths if repo.find_outs_by_path(str((folder / path).resolve()))[0].use_cache]
-            lacking = [name for name, state in repo.status(targets=kept, cloud=True).items() if state != "deleted"]
+            places = [str((folder / path).resolve()) for path in paths]
+            kept = [place for place in places if repo.find_outs_by_path(place)[0].use_cache]
+            lacking = sorted(Path(name).as_posix() for name, state in repo.status(targets=kept, cloud=True).items() if state != "deleted")
     except NoRemoteError as error:
         raise ModelError("there is no DVC remote from which others could take the model; add one with `dvc remote add --default NAME URL` and run `dvc push`.") from error
     except (DvcException, OSError) as error:

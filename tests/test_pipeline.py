@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from conftest import Copy
+from emodetect.checkout import origin_of
 from emodetect.manifest import MANIFEST, pictures_of
+from emodetect.provenance import read_provenance
 
 STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export"]
 
@@ -102,7 +104,7 @@ def test_a_parameter_reruns_the_stages_that_depend_on_it(pipeline: Copy, change:
     assert ran(pipeline.repro()) == set(), "going back to the old value needs no work"
 
 
-def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy) -> None:
+def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy, tmp_path: Path) -> None:
     """Queued and temporary experiments run the code of their commit, though another checkout's package is installed."""
     queued = pipeline.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.gallery=7").stdout
     assert "Queued experiment" in queued
@@ -113,6 +115,9 @@ def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy) -> Non
     for name, gallery in (("queued", 7), ("temporary", 6)):
         composed = yaml.safe_load(pipeline.run("git", "show", f"refs/exps/{reference(pipeline, name)}:params.yaml").stdout)
         assert composed["evaluate"]["gallery"] == gallery
+        commit = pipeline.run("git", "rev-parse", f"refs/exps/{reference(pipeline, name)}").stdout.strip()
+        (tmp_path / "metrics.json").write_text(pipeline.run("git", "show", f"{commit}:reports/evaluate/metrics.json").stdout)
+        assert origin_of(pipeline.folder, read_provenance(tmp_path / "metrics.json").steps).commit == commit, "its workspace is gone, its commit is known"
     assert pipeline.run("git", "status", "--porcelain").stdout == ""
     pipeline.run("dvc", "exp", "remove", "--all-commits")
 
