@@ -88,6 +88,10 @@ repro-check: setup ## run the pipeline in two fresh clones and compare the hash 
 bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 	@$(ENVIRONMENT) python benchmarks/pipeline.py
 
+.PHONY: bench-finding
+bench-finding: pipeline ## compare the ways to find faces: whole picture, face finder, both (SCENES=… for fewer)
+	@$(ENVIRONMENT) python benchmarks/finding.py
+
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
