@@ -33,6 +33,11 @@ pipeline: setup ## run fetch, weights, prepare, train, evaluate, export: only wh
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
 	@echo "to try          $(BIN)/emodetect predict data/prepared/test/images --save scratch/drawn"
 
+.PHONY: experiments
+experiments: setup ## compare DVC's experiments: a short table, and a page with pictures that needs no network
+	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
+	@echo "with pictures   scratch/experiments.html"
+
 .PHONY: test
 test: setup ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
