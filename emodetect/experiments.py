@@ -39,6 +39,7 @@ class Experiment:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # dotted name → value
     figures: Mapping[str, float] = field(default_factory=dict)  # of `FIGURES`, as far as known
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of `CURVES` → a value for each epoch
+    failure: str = ""  # why it failed, where that is known
 
     @property
     def valid(self) -> float:
@@ -55,9 +56,9 @@ def ranked(
 def differing(
     experiments: Sequence[Experiment],
 ) -> dict[str, str]:  # dotted name → column
-    "The parameters in which experiments differ, under the shortest names that are clear."
+    "The parameters in which experiments that have them differ, under the shortest names that are clear."
     names = list(dict.fromkeys(name for experiment in experiments for name in experiment.parameters))
-    names = [name for name in names if len({repr(experiment.parameters.get(name)) for experiment in experiments}) > 1]
+    names = [name for name in names if len({_shown(experiment.parameters[name], name) for experiment in experiments if name in experiment.parameters}) > 1]
     ends = Counter(name.rpartition(".")[2] for name in names)
     taken = {"name", "state", *FIGURES}
     return {name: end if ends[end := name.rpartition(".")[2]] == 1 and end not in taken else name for name in names}
@@ -81,7 +82,7 @@ def table_text(
     columns = [_aligned([column, *(_shown(value, column) for value in table[column])], right=column not in ("name", "state")) for column in table]
     lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     legend = "valid: mAP50-95 on the validation split in the best epoch; choose by it. mAP50 to recall: on the test split; judge the choice by them."
-    failed = [f"`dvc queue logs {one.name}` says why {one.name} failed." for one in experiments if one.state == "failed"]
+    failed = [f"{one.name}: {one.failure}" if one.failure else f"`dvc queue logs {one.name}` says why {one.name} failed." for one in experiments if one.state == "failed"]
     return "\n".join([*lines, "", legend, *failed])
 
 def _aligned(cells: Sequence[str], right: bool) -> list[str]:
