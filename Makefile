@@ -100,6 +100,10 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
 	@$(ENVIRONMENT) python benchmarks/data.py
 
+.PHONY: bench-cluster
+bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a plain loop
+	@$(ENVIRONMENT) python benchmarks/cluster.py
+
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
 	@rm -rf data/raw data/prepared models/*.pt models/*.onnx reports/notebooks reports/prepare reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Space', 'FIELDS', 'EXAMPLE', 'NAME', 'PRUNED_FROM', 'ANSWER_SECONDS', 'read_space', 'declared_values', 'Fixed',
            'read_fixed', 'Outcome', 'run_trial', 'identity', 'opened_study', 'sweep', 'read_study', 'as_command',
-           'cluster']
+           'run_apart', 'main', 'cluster']
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-03
 import copy
@@ -13,6 +13,9 @@ import fcntl
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 import tempfile
 import uuid
 import warnings
@@ -24,14 +27,17 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 import yaml
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook, tqdm, which Optuna imports, asks for widgets
+    import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from .core import DataError, EmodetectError, ModelError, ParameterError, cores, sha256_file
+from .core import DataError, EmodetectError, ModelError, ParameterError, cores, end_with_parent, sha256_file
 from .experiments import CURVES, Experiment
 from .manifest import MANIFEST
 from .training import OPTIMIZERS, Epoch, Hyperparameters, train
@@ -187,6 +193,7 @@ def _own_view(data: str, folder: Path) -> Path:
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-15
 NAME = "emodetect"
+_BEGINNING = b'{"op_code"'  # of a journal
 PRUNED_FROM = 5  # finished trials before any is stopped early
 
 class _Held:
@@ -220,7 +227,10 @@ def opened_study(
         except OSError:
             raise ParameterError(f"{path}: another sweep is writing this study; wait for its end or name another file with --study.") from None
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        content = file.read()
+        if not content.startswith(_BEGINNING[:len(content)]):
+            raise ParameterError(f"{path}: is not a study of emodetect; name another file.")
+        file.truncate(content.rfind(b"\n") + 1)
         study = _load(path, create=True)
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNED_FROM, n_warmup_steps=max(1, same["parameters"]["epochs"] // 3))
         before = study.user_attrs.get("identity")
@@ -258,13 +268,22 @@ def _short(value: Any) -> str:
 def _waiting(study: optuna.Study, space: Space, trials: int, seed: int) -> Iterator[Trial]:
     "The trials to run: first those that were interrupted, then new ones, each proposed when it is asked for."
     for interrupted in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        yield Trial(study, interrupted._trial_id)
-    while (number := len(study.get_trials(deepcopy=False))) < trials:
-        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar: keeps parallel trials apart
-            study.sampler = optuna.samplers.TPESampler(seed=own_seed, constant_liar=True)
-        yield study.ask(space)
+        yield _proposed(Trial(study, interrupted._trial_id), space, seed)
+    while len(study.get_trials(deepcopy=False)) < trials:
+        yield _proposed(study.ask(), space, seed)
+
+def _proposed(trial: Trial, space: Space, seed: int) -> Trial:
+    "A trial with a value for each parameter; what an interrupted one already has stays."
+    for index, (name, values) in enumerate(space.items()):
+        own_seed = int(np.random.SeedSequence([seed, trial.number, index]).generate_state(1)[0])
+        trial.study.sampler = optuna.samplers.TPESampler(seed=own_seed, multivariate=False)
+        if isinstance(values, CategoricalDistribution):
+            trial.suggest_categorical(name, values.choices)
+        elif isinstance(values, FloatDistribution):
+            trial.suggest_float(name, values.low, values.high, log=values.log)
+        else:
+            trial.suggest_int(name, values.low, values.high, log=values.log, step=values.step)
+    return trial
 
 def _promising(study: optuna.Study, number: int, curve: Sequence[float]) -> bool:
     "Whether a trial shall go on after these epochs; it is written down only when it is over."
@@ -327,7 +346,57 @@ def as_command(
     "What makes a trial an experiment of DVC: the same training with the same seed, then evaluated and exported."
     return " ".join([f"dvc exp run --name {experiment.name}", *(f"-S {name}={experiment.parameters[name]}" for name in space)])
 
-# %% ../nbs/14_sweep.ipynb #14-sweep-30
+# %% ../nbs/14_sweep.ipynb #14-sweep-32
+class _Lost(Exception):
+    "A trial's process ended without a result."
+
+def run_apart(
+    fixed: Fixed,
+    chosen: Mapping[str, Any],  # as in `run_trial`
+    goes_on: Callable[[list[float]], bool],  # as in `run_trial`
+) -> Outcome:
+    "`run_trial` in a process of its own, with the same result."
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(
+        [sys.executable, "-m", "emodetect.sweep"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment,
+    ) as process:
+        def tell(value: Any) -> None:
+            print(json.dumps(value), file=process.stdin, flush=True)
+
+        try:
+            tell([asdict(fixed), dict(chosen)])
+            for line in process.stdout:
+                kind, value = json.loads(line)
+                if kind == "epoch":
+                    tell(goes_on(value))
+                elif kind == "error":
+                    raise EmodetectError(value)
+                else:
+                    return Outcome(**value)
+        finally:
+            process.kill()
+        said.seek(0)
+        raise _Lost(f"its process ended with code {process.wait()} and said: {' '.join(said.read().split()[-30:]) or 'nothing'}")
+
+def main() -> None:
+    "Run the trial that standard input describes, and talk about it in lines of JSON."
+    end_with_parent()
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+
+    def tell(kind: str, value: Any) -> None:
+        print(json.dumps([kind, value]), file=answers, flush=True)
+
+    def goes_on(curve: list[float]) -> bool:
+        tell("epoch", curve)
+        return json.loads(sys.stdin.readline())
+
+    shared, chosen = json.loads(sys.stdin.readline())
+    try:
+        tell("outcome", asdict(run_trial(Fixed(**shared | {"parameters": Hyperparameters(**shared["parameters"])}), chosen, goes_on)))
+    except EmodetectError as error:
+        tell("error", str(error))
+
+# %% ../nbs/14_sweep.ipynb #14-sweep-36
 ANSWER_SECONDS = 600  # after which a worker takes the sweep for dead
 
 def _on_worker(fixed: Fixed, chosen: dict[str, Any], number: int, topic: str) -> Outcome:
@@ -341,7 +410,7 @@ def _on_worker(fixed: Fixed, chosen: dict[str, Any], number: int, topic: str) ->
         return answers.get(timeout=ANSWER_SECONDS)
 
     try:
-        return run_trial(fixed, chosen, goes_on)
+        return run_apart(fixed, chosen, goes_on)
     finally:
         answers.close()
 
@@ -353,7 +422,7 @@ def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fix
 
     def start() -> None:
         while len(running) < max(1, sum(client.nthreads().values())) and (trial := next(waiting, None)):
-            future = client.submit(_on_worker, fixed, trial.params, trial.number, topic, pure=False)
+            future = client.submit(_on_worker, fixed, trial.params, trial.number, topic, key=f"trial-{trial.number}-{topic}", retries=3)
             running[future.key] = future, trial
             future.add_done_callback(inbox.put)
 
@@ -380,7 +449,9 @@ def _result(future: Any) -> Outcome:
     try:
         return future.result()
     except KilledWorker:
-        return Outcome({}, {}, failure="several workers in turn were lost over it, perhaps for want of memory")
+        return Outcome({}, {}, failure="several workers in turn were lost over it, perhaps for want of memory.")
+    except _Lost as error:
+        return Outcome({}, {}, failure=f"{error}.")
     except (CancelledError, OSError) as error:
         raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
 
@@ -408,3 +479,7 @@ def cluster(
         raise ParameterError(f"no Dask scheduler with a worker answers at {scheduler} within {timeout:g} s; check the address, and start them with `dask scheduler` and `dask worker {scheduler}`.") from error
     with client:
         yield client
+
+# %% ../nbs/14_sweep.ipynb #14-sweep-37
+if __name__ == "__main__" and Path(sys.argv[0]).name == "sweep.py":  # and not in a notebook, whose name is __main__, too
+    main()

@@ -100,7 +100,7 @@ def test_every_architecture_of_configs_is_known_and_has_weights_that_fit() -> No
 
 @pytest.mark.parametrize(
     ("code", "sentence"),
-    [(None, "is not a folder under DVC; name the one with dvc.yaml"), (WITHOUT_PANDAS, "`emodetect experiments` needs pandas, which the base install lacks; install emodetect[train].")],
+    [(None, "is not a folder under DVC; name the one with dvc.yaml"), (WITHOUT_PANDAS, "`emodetect experiments` needs pandas, which this install lacks; install emodetect[train]")],
     ids=["no project", "base install"],
 )
 def test_what_cannot_be_compared_is_one_sentence(code: str | None, sentence: str, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ PIPELINE_ONLY = (
 )
 
 
-LARGER = {"check", "experiments"}  # commands that need more than the base install, each with a module of its name; their tests run them without
+LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
 
 
 def test_base_modules_never_import_the_pipelines_packages() -> None:
