@@ -219,12 +219,13 @@ def _experiment(row: Mapping[str, Any], parameters: Sequence[str], project: Path
 def _read_curves(project: Path, revision: str | None) -> dict[str, list[float]]:
     "DVCLive's tables of a revision, or of the workspace; those that cannot be had are left out."
     from dvc.api import DVCFileSystem
+    from dvc_data.index import DataIndexDirError
     curves = {}
     with closing(DVCFileSystem(str(project), rev=revision)) as files:
         for name in CURVES:
             try:
                 text = files.read_text(f"reports/train/plots/metrics/{name}.tsv")
-            except OSError:
+            except (OSError, DataIndexDirError):
                 continue
             curves[name] = [float(line.split("\t")[1]) for line in text.splitlines()[1:]]
     return curves

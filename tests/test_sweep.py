@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from emodetect import sweep as module
+from emodetect.cli import main
 from emodetect.core import DataError
 from emodetect.experiments import Experiment
 from emodetect.sweep import cluster, read_fixed, read_space, read_study, sweep
@@ -44,11 +45,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EMODETECT = str(Path(sys.executable).with_name("emodetect"))
-
-
-def emodetect(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a project."""
-    return subprocess.run([EMODETECT, *arguments], cwd=project, capture_output=True, text=True)
 
 
 def finished(journal: Path) -> Counter:
@@ -96,7 +92,7 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_ends(project: 
     assert family and not alive, "a worker or a training goes on without the sweep"
     before = finished(journal)
     assert before == Counter({0: 1})
-    second = emodetect(project, *arguments)
+    second = subprocess.run([EMODETECT, *arguments], cwd=project, capture_output=True, text=True)
     assert second.returncode == 0 and not second.stderr, second.stderr
     assert "trial 0:" not in second.stdout and "the best again   dvc exp run --name killed-" in second.stdout
     assert same(read_study(journal)) == same(whole) and finished(journal) == Counter({0: 1, 1: 1})
@@ -116,14 +112,14 @@ def test_our_own_cluster_listens_on_this_machine_alone_and_takes_no_stranger(pro
                 Client(stranger, timeout=1).close()
 
 
-def test_a_running_scheduler_is_used(project: Path, tmp_path: Path) -> None:
+def test_a_running_scheduler_is_used(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from distributed import LocalCluster
 
     options = {"host": "127.0.0.1", "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     with LocalCluster(n_workers=1, threads_per_worker=1, **options) as running:
-        done = emodetect(project, "sweep", "space.yaml", "--trials", "1", "--scheduler", running.scheduler_address, "--study", str(tmp_path / "s.journal"))
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert done.stdout.startswith("trial 0: complete, ") and read_study(tmp_path / "s.journal")[0].state == "done"
+        monkeypatch.chdir(project)
+        assert main(["sweep", "space.yaml", "--trials", "1", "--scheduler", running.scheduler_address, "--study", str(tmp_path / "s.journal")]) == 0
+    assert capsys.readouterr().out.startswith("trial 0: complete, ") and read_study(tmp_path / "s.journal")[0].state == "done"
 
 
 @pytest.mark.parametrize(
@@ -137,11 +133,15 @@ def test_a_running_scheduler_is_used(project: Path, tmp_path: Path) -> None:
     ],
     ids=["unknown", "empty", "range", "scheduler", "study"],
 )
-def test_a_wrong_call_is_one_sentence(project: Path, tmp_path: Path, space: str, arguments: list[str], sentence: str) -> None:
+def test_a_wrong_call_is_one_sentence(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], space: str, arguments: list[str], sentence: str
+) -> None:
     (tmp_path / "space.yaml").write_text(space)
     parameters = (project / "params.yaml").read_bytes()
-    done = emodetect(project, "sweep", str(tmp_path / "space.yaml"), *arguments)
-    assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    monkeypatch.chdir(project)
+    assert main(["sweep", str(tmp_path / "space.yaml"), *arguments]) == 1
+    complaints = capsys.readouterr().err
+    assert sentence in complaints and len(complaints.splitlines()) == 1 and complaints.startswith("emodetect: ")
     assert (project / "params.yaml").read_bytes() == parameters
 
 
