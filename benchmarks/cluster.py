@@ -20,7 +20,7 @@ from emodetect.training import Hyperparameters
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "cluster.json"
-TRIALS = 6
+TRIALS = 4
 SPACE = {"train.lr0": declared_values("train.lr0", {"low": 0.001, "high": 0.01, "log": True})}
 
 

@@ -17,6 +17,7 @@ from emodetect.stages import checked, chosen, declared, flatten, stage_parameter
 PROJECT = Path(__file__).parent.parent
 LIBRARY = sorted(PROJECT.glob("nbs/[0-9]*.ipynb"))
 STAGE_NOTEBOOKS = sorted(PROJECT.glob("nbs/stages/*.ipynb"))
+GUIDES = sorted(PROJECT.glob("nbs/guides/*.ipynb"))
 DVC = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 PARAMETERS = yaml.safe_load((PROJECT / "params.yaml").read_text())
 SETTINGS = ConfigParser(delimiters=["="])
@@ -44,7 +45,7 @@ def test_package_is_generated_from_the_notebooks(tmp_path: Path) -> None:
     assert not stale, f"{stale} differ from their notebooks; run `make notebooks`"
 
 
-@pytest.mark.parametrize("path", [*LIBRARY, *STAGE_NOTEBOOKS, PROJECT / "nbs" / "index.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*LIBRARY, *STAGE_NOTEBOOKS, *GUIDES, PROJECT / "nbs" / "index.ipynb"], ids=lambda path: path.stem)
 def test_notebook_is_clean(path: Path, tmp_path: Path) -> None:
     (tmp_path / "nbs").mkdir()
     shutil.copy(PROJECT / "settings.ini", tmp_path)
