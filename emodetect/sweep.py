@@ -415,8 +415,9 @@ def _on_worker(fixed: Fixed, chosen: dict[str, Any], number: int, topic: str) ->
         answers.close()
 
 def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fixed: Fixed, on_trial: Callable[[FrozenTrial], None]) -> None:
-    "Keep every thread of a cluster busy with a trial until none is waiting."
-    from distributed import Future, Queue
+    "Keep every thread of a cluster busy with a trial until none is waiting; `EmodetectError` if the cluster is gone."
+    from distributed import CancelledError, Future, Queue
+    from distributed.comm import CommClosedError
     topic, inbox = f"emodetect-{uuid.uuid4().hex}", SimpleQueue()
     running: dict[str, tuple[Future, Trial]] = {}
 
@@ -437,14 +438,15 @@ def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fix
                 future, trial = running.pop(arrived.key)
                 on_trial(_finish(study, trial, _result(future)))
                 start()
+    except (CancelledError, CommClosedError) as error:
+        raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
     finally:
         with suppress(Exception):  # the cluster itself may be gone
             client.cancel([future for future, _ in running.values()])
             client.unsubscribe_topic(topic)
 
 def _result(future: Any) -> Outcome:
-    "What a trial on a worker gave; a trial that its workers did not survive has failed, a cluster that is gone ends the sweep."
-    from concurrent.futures import CancelledError
+    "What a trial on a worker gave; a trial that its workers did not survive has failed."
     from distributed import KilledWorker
     try:
         return future.result()
@@ -452,8 +454,6 @@ def _result(future: Any) -> Outcome:
         return Outcome({}, {}, failure="several workers in turn were lost over it, perhaps for want of memory.")
     except _Lost as error:
         return Outcome({}, {}, failure=f"{error}.")
-    except (CancelledError, OSError) as error:
-        raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
 
 @contextmanager
 def cluster(

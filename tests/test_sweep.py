@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ import yaml
 
 from emodetect import sweep as module
 from emodetect.cli import main
-from emodetect.core import DataError
+from emodetect.core import DataError, EmodetectError
 from emodetect.experiments import Experiment
 from emodetect.sweep import cluster, read_fixed, read_space, read_study, sweep
 from emodetect.training import Hyperparameters
@@ -45,6 +46,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EMODETECT = str(Path(sys.executable).with_name("emodetect"))
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def finished(journal: Path) -> Counter:
@@ -96,6 +104,32 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_ends(project: 
     assert second.returncode == 0 and not second.stderr, second.stderr
     assert "trial 0:" not in second.stdout and "the best again   dvc exp run --name killed-" in second.stdout
     assert same(read_study(journal)) == same(whole) and finished(journal) == Counter({0: 1, 1: 1})
+
+
+def test_a_scheduler_that_dies_ends_the_sweep_with_one_sentence(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = str(Path(sys.executable).with_name("dask"))
+    with (
+        subprocess.Popen([dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"], **quiet) as scheduler,
+        subprocess.Popen([dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"], **quiet) as worker,
+    ):
+        try:
+            with cluster(address, timeout=60) as client:
+                proposed = module._proposed
+
+                def last(*given: object) -> object:
+                    scheduler.kill()
+                    scheduler.wait()
+                    return proposed(*given)
+
+                monkeypatch.setattr(module, "_proposed", last)
+                with pytest.raises(EmodetectError, match=r"the cluster is gone; give the same command again"):
+                    sweep(read_fixed(project), read_space(project / "space.yaml"), tmp_path / "gone.journal", trials=1, client=client)
+        finally:
+            scheduler.kill()
+            worker.kill()
+    assert read_study(tmp_path / "gone.journal")[0].state == "running"
 
 
 def test_our_own_cluster_listens_on_this_machine_alone_and_takes_no_stranger(project: Path) -> None:
