@@ -38,6 +38,11 @@ pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: 
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
 	@echo "to try          $(BIN)/emodetect predict data/prepared/test/images --save scratch/drawn"
 
+.PHONY: experiments
+experiments: setup ## compare DVC's experiments: a short table, and a page with pictures that needs no network
+	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
+	@echo "with pictures   scratch/experiments.html"
+
 .PHONY: test
 test: setup ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
@@ -103,6 +108,10 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 .PHONY: bench-data
 bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
 	@$(ENVIRONMENT) python benchmarks/data.py
+
+.PHONY: bench-cluster
+bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a plain loop
+	@$(ENVIRONMENT) python benchmarks/cluster.py
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay

@@ -141,12 +141,15 @@ PIPELINE_ONLY = (
 )
 
 
+LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
+
+
 def test_base_modules_never_import_the_pipelines_packages() -> None:
     graph = {path.stem: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
     commands = ast.parse(graph["cli"])
-    check = next(node for node in commands.body if isinstance(node, ast.FunctionDef) and node.name == "check")
-    commands.body.remove(check)  # the one command that needs more than the base install; tests/test_check.py runs it without
-    assert "check" in imported(ast.unparse(check))
+    larger = [node for node in commands.body if isinstance(node, ast.FunctionDef) and node.name in LARGER]
+    assert {node.name for node in larger} == LARGER and all(node.name in imported(ast.unparse(node)) for node in larger)
+    commands.body = [node for node in commands.body if node not in larger]
     graph["cli"] = ast.unparse(commands)
     todo, seen = {"cli"}, set()
     while todo:
@@ -154,7 +157,7 @@ def test_base_modules_never_import_the_pipelines_packages() -> None:
         todo |= imported(graph[module]) - seen
         heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(PIPELINE_ONLY)})\b", graph[module], re.M)
         assert not heavy, f"emodetect/{module}.py imports {heavy}, which the base install does not have"
-    assert {"labels", "detector", "core"} <= seen and "check" not in seen
+    assert {"labels", "detector", "core"} <= seen and not seen & LARGER
 
 
 def test_only_the_stage_notebooks_know_the_stages() -> None:
@@ -164,9 +167,9 @@ def test_only_the_stage_notebooks_know_the_stages() -> None:
     assert not [name for name, text in sources.items() if re.search(r"^\s*(?:import|from) (dvclive|papermill|nbdev|fastcore)\b", text, re.M)]
 
 
-def test_dvc_is_known_only_where_its_versions_its_cache_and_its_registry_are_read() -> None:
+def test_dvc_is_known_only_where_versions_cache_registry_and_experiments_are_read() -> None:
     sources = {path.name: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
-    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py", "registry.py"}
+    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py", "registry.py", "experiments.py"}
     assert not [name for name, text in sources.items() if re.search(r"^(?:import|from) dvc", text, re.M)], "DVC is imported where it is used: the package needs none to be imported"
 
 
@@ -176,7 +179,7 @@ def names_in(key: str) -> set[str]:
     return {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "dev_"))])
+@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))])
 def test_lock_pins_every_requirement_with_hashes_and_no_address(lock: str, keys: tuple[str, ...]) -> None:
     text = (PROJECT / lock).read_text()
     pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.M))
@@ -192,7 +195,7 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
     from packaging.requirements import Requirement
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for key in ("requirements", "train_requirements", "serve_requirements", "dev_requirements"):
+    for key in ("requirements", "train_requirements", "serve_requirements", "cluster_requirements", "dev_requirements"):
         for line in filter(None, (line.strip() for line in SETTINGS["DEFAULT"][key].splitlines())):
             if not line.startswith("#"):
                 wanted = Requirement(line)
@@ -209,7 +212,7 @@ def test_the_environment_is_the_locked_one() -> None:
     from importlib.metadata import version
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("dev_requirements")):
+    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("cluster_requirements") | names_in("dev_requirements")):
         pins = re.findall(rf"^{re.escape(name)}==([^ ;\\]+)", text, re.M)
         assert version(name) in pins, f"{name} {version(name)} is installed, {pins} is locked; run `make setup`"
 
