@@ -54,6 +54,7 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         rows += [(placed, answer) for placed, answer in zip(scene.faces, answered, strict=True)]
         progress(done, len(scenes))
     seen = [(placed, answer) for placed, answer in rows if placed.size >= 24]
+    large = [(placed, answer) for placed, answer in seen if placed.size >= 48 and placed.kind == "plain"]
     sizes: dict[str, list[bool]] = defaultdict(list)
     for placed, answer in rows:
         sizes[f"from {max(size for size in SIZES if placed.size >= size - 1)} px"].append(answer is not None)
@@ -63,7 +64,7 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         "found_by_size": {name: share(sizes[name]) for name in sorted(sizes, key=lambda name: int(name.split()[1]))},
         "found_by_kind": {kind: share(answer is not None for placed, answer in seen if placed.kind == kind) for kind in ("plain", "tilted", "covered")},
         "emotion_right_of_found": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in rows if answer),
-        "emotion_right_of_found_48_px_and_more": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in rows if answer and placed.size >= 48 and placed.kind == "plain"),
+        "emotion_right_of_plain_48_px_and_more": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in large if answer),
         "false_faces_in_scenes": false,
         "false_faces_in_100_face_free": round(100 * sum(len(detector([picture])[0]) for picture in empty) / len(empty), 2),
         "milliseconds_a_scene": round(1000 * taken / len(scenes), 1),
