@@ -37,6 +37,10 @@ pipeline: setup ## run fetch, weights, prepare, train, evaluate, export: only wh
 test: setup ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
+.PHONY: soak
+soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
+	@$(ENVIRONMENT) python -m tests.soak $(if $(KILLS),--kills $(KILLS))
+
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb

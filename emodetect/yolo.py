@@ -119,8 +119,8 @@ def save_checkpoint(
         shutil.copyfile(canonical, part)
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    "A contiguous CPU copy with its own storage, floating point in 16 bits."
-    tensor = tensor.detach().cpu().contiguous().clone()
+    "A CPU copy with its own storage in the plain order of memory, floating point in 16 bits."
+    tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     return tensor.half() if tensor.is_floating_point() else tensor
 
 def load_checkpoint(
