@@ -9,6 +9,7 @@ import random
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ from conftest import Copy
 EPOCHS = 5
 CHANGE = {"train": {"epochs": EPOCHS, "mosaic": 0.5, "close_mosaic": 2, "patience": 4}}
 COMMAND = ["dvc", "repro", "--single-item", "--force", "--no-run-cache", "train"]
+
+
+def run_and_kill(folder: Path, command: list[str], epochs: int, seconds: float) -> tuple[bool, str]:
+    """Run DVC in a project and kill it with all that it started, some time after so many epochs were told. Whether it was killed before it ended, and what it printed."""
+    record = folder / "reports" / "train" / "plots" / "metrics" / "lr.tsv"  # DVCLive's table of one figure, a line an epoch below a header
+    record.unlink(missing_ok=True)  # that of the run before; DVC would remove it, too, but later
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_", "EMODETECT_YOLO_", "YOLO_"))}
+    with tempfile.TemporaryFile("w+") as printed:
+        dvc = psutil.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=subprocess.STDOUT)
+        try:
+            while epochs and dvc.poll() is None and not (record.exists() and len(record.read_text().splitlines()) > epochs):
+                time.sleep(0.005)
+            time.sleep(seconds)
+        finally:
+            ended = dvc.poll()
+            family = [dvc, *dvc.children(recursive=True)] if ended is None else []
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(family, timeout=30)
+        printed.seek(0)
+        text = printed.read()
+    assert not ended, f"the stage failed:\n{text}"
+    return ended is None, text
 
 
 class Target:
@@ -42,32 +67,19 @@ class Target:
         """The hash of each output of the stage: checkpoint, DVCLive's record, executed notebook."""
         return {out["path"]: out["md5"] for out in self.copy.lock["train"]["outs"]}
 
+    def outputs(self) -> dict[str, str]:
+        """The hash of each output of the stage: checkpoint, DVCLive's record, executed notebook."""
+        return {out["path"]: out["md5"] for out in self.copy.lock["train"]["outs"]}
+
     @property
     def record(self) -> Path:
         """DVCLive's table of one figure, a line an epoch below a header."""
         return self.copy.folder / "reports" / "train" / "plots" / "metrics" / "lr.tsv"
 
     def kill(self, epochs: int, fraction: float) -> bool:
-        """Run the stage and kill it with all that it started, a fraction of an epoch's time after so many epochs were told; False if it ended before."""
-        self.record.unlink(missing_ok=True)  # that of the run before; DVC would remove it, too, but later
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_", "EMODETECT_YOLO_", "YOLO_"))}
-        dvc = psutil.Popen(COMMAND, cwd=self.copy.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            while epochs and dvc.poll() is None and not (self.record.exists() and len(self.record.read_text().splitlines()) > epochs):
-                time.sleep(0.005)
-            time.sleep(fraction * self.pace * (1 if epochs else 3))
-        finally:
-            ended = dvc.poll()
-            family = [dvc, *dvc.children(recursive=True)] if ended is None else []
-            for process in family:
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    continue
-            psutil.wait_procs(family, timeout=30)
-            self.printed = dvc.stdout.read()
-        assert not ended, f"the stage failed:\n{self.printed}"
-        return ended is None
+        """Run the stage and kill it a fraction of an epoch's time after so many epochs were told; False if it ended before."""
+        killed, self.printed = run_and_kill(self.copy.folder, COMMAND, epochs, fraction * self.pace * (1 if epochs else 3))
+        return killed
 
     def finish(self) -> None:
         """Run the stage to its end."""

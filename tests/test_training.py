@@ -1,6 +1,7 @@
 """Training that is killed and goes on to the same bits, and training that cannot go well and says so."""
 
 import errno
+import json
 import random
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from emodetect.core import DataError, EmodetectError, ModelError, ParameterError, sha256_file
 from emodetect.manifest import MANIFEST, read_manifest
@@ -21,7 +23,8 @@ from emodetect.sample import write_sample
 from emodetect.trainer import Epoch, Run, Snapshots, Trainer
 from emodetect.training import Hyperparameters, Trained, check_trainable, dependencies, train, ultralytics_arguments
 from emodetect.yolo import build_model, data_file, fix_randomness, load_checkpoint
-from soak import EPOCHS, Target
+from tests.repro_check import RUNS, verdict
+from tests.soak import EPOCHS, Target
 
 SEED = 5  # of the moments at which something is killed
 TINY = {"image_size": 64, "epochs": 3, "batch": 8}
@@ -141,6 +144,29 @@ def test_model_without_suppression_goes_on_with_its_two_losses(place: Place) -> 
         place.train("parts.pt", on_epoch=killed, architecture="yolo26n", snapshots=Snapshots(place.snapshot))
     place.train("parts.pt", architecture="yolo26n", snapshots=Snapshots(place.snapshot))
     assert place.hash("parts.pt") == place.hash("whole.pt")
+
+
+def test_repro_check_tells_the_same_from_the_different(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    def clone(name: str, seed: int, device: str = "cpu") -> None:
+        folder = place.folder / name
+        trained = place.train(f"{name}/models/emodetect.pt", {"epochs": 1}, seed=seed)
+        for stage in ("train", "evaluate"):
+            (folder / "reports" / stage).mkdir(parents=True, exist_ok=True)
+            (folder / "reports" / stage / "metrics.json").write_text(json.dumps({"train": trained.epochs[-1].metrics, "data_sha256": "5f"}))
+        outs = [{"path": "models/emodetect.pt", "md5": place.hash(f"{name}/models/emodetect.pt")}]
+        (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"outs": outs}}}))
+        (folder / "params.yaml").write_text(yaml.safe_dump({"train": {"device": device}}))
+
+    for name in RUNS:
+        clone(name, seed=0)
+    assert verdict(place.folder) == 0 and "REPRODUCED: two runs, and one that was killed and went on, gave the same 1 outputs" in capsys.readouterr().out
+    clone("killed", seed=1)
+    assert verdict(place.folder) == 1
+    printed = capsys.readouterr().out
+    assert "DIFFERENT" in printed and "the second run is apart by at most 0 in a figure and 0 in a weight" in printed and "NOT THE SAME BITS on the device cpu" in printed
+    assert "the killed run is apart by at most 0 in" not in printed
+    clone("first", seed=0, device="0")
+    assert verdict(place.folder) == 0 and "where only a tolerance can be told" in capsys.readouterr().out
 
 
 def test_snapshots_now_and_then_and_none(place: Place) -> None:
