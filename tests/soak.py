@@ -67,10 +67,6 @@ class Target:
         """The hash of each output of the stage: checkpoint, DVCLive's record, executed notebook."""
         return {out["path"]: out["md5"] for out in self.copy.lock["train"]["outs"]}
 
-    def outputs(self) -> dict[str, str]:
-        """The hash of each output of the stage: checkpoint, DVCLive's record, executed notebook."""
-        return {out["path"]: out["md5"] for out in self.copy.lock["train"]["outs"]}
-
     @property
     def record(self) -> Path:
         """DVCLive's table of one figure, a line an epoch below a header."""

@@ -91,7 +91,8 @@ def limited(epoch):
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-train(data, folder / "none.pt", folder / "killed.pt", parameters=Hyperparameters(image_size=64, epochs=3, batch=8), on_epoch=limited, snapshots=Snapshots(folder / "snapshots" / "train.pt"))
+tiny, snapshots = Hyperparameters(image_size=64, epochs=3, batch=8), Snapshots(folder / "snapshots" / "train.pt")
+train(data, folder / "none.pt", folder / "killed.pt", parameters=tiny, on_epoch=limited, snapshots=snapshots)
 """
 
 
@@ -211,9 +212,10 @@ def test_loss_that_is_no_number_stops_before_it_reaches_the_weights(place: Place
 
     original = Trainer.preprocess_batch
     monkeypatch.setattr(Trainer, "preprocess_batch", preprocess_batch)
-    with pytest.raises(ModelError, match=r"the loss is not a finite number in epoch 3, batch 2; lower train.lr0 \(0.001\).*; the weights of epoch 2, the best so far, stand in ") as caught:
+    with pytest.raises(ModelError) as caught:
         place.train("broken.pt", {"epochs": 3})
-    assert str(place.folder / "broken.pt") in str(caught.value)
+    assert str(caught.value).startswith("the loss is not a finite number in epoch 3, batch 2; lower train.lr0 (0.001)")
+    assert str(caught.value).endswith(f"; the weights of epoch 2, the best so far, stand in {place.folder / 'broken.pt'}.")
     assert all(tensor.isfinite().all() for tensor in load_checkpoint(place.folder / "broken.pt")[0].state_dict().values())
 
 
@@ -251,11 +253,11 @@ def test_emotion_without_a_face_is_refused_unless_allowed(place: Place, tmp_path
     table = read_manifest(place.data)
     emotions = ["happy" if emotion == "fear" else emotion for emotion in table["emotion"].to_pylist()]
     pq.write_table(table.set_column(table.schema.get_field_index("emotion"), table.schema.field("emotion"), [emotions]), tmp_path / MANIFEST)
-    with pytest.raises(DataError, match="the training split has no face of fear; add pictures, or set train.missing_emotions to allow"):
+    with pytest.raises(DataError, match=r"the training split has no face of fear; add pictures, or set train\.missing_emotions to allow"):
         check_trainable(tmp_path, Hyperparameters(**TINY))
     check_trainable(tmp_path, Hyperparameters(**TINY), "allow")
     check_trainable(place.data, Hyperparameters(**TINY))
-    with pytest.raises(ParameterError, match="train.missing_emotions is 'ignore'; choose one of refuse, allow"):
+    with pytest.raises(ParameterError, match=r"train\.missing_emotions is 'ignore'; choose one of refuse, allow"):
         check_trainable(place.data, Hyperparameters(**TINY), "ignore")
 
 
