@@ -93,6 +93,10 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
 	@$(ENVIRONMENT) python benchmarks/data.py
 
+.PHONY: bench-train
+bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
+	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
+
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
 	@rm -rf data/raw data/prepared models/*.pt models/*.onnx reports/notebooks reports/prepare reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
