@@ -9,6 +9,7 @@ __all__ = ['OPTIMIZERS', 'PRECISIONS', 'RANGES', 'MISSING', 'Hyperparameters', '
 # %% ../nbs/12_training.ipynb #12-training-02
 import math
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -222,7 +223,7 @@ def fit(
             for epoch in run.epochs:
                 run.on_epoch(epoch)
     except (MemoryError, RuntimeError, cv2.error) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate|insufficient memory|bad_alloc", str(error), re.IGNORECASE):
             raise
         raise ParameterError(f"memory ran out in epoch {len(run.epochs) + 1}; lower train.batch ({arguments['batch']}) or model.image_size ({arguments['imgsz']}).") from error
     except subprocess.CalledProcessError as error:
