@@ -47,6 +47,10 @@ experiments: setup ## compare DVC's experiments: a short table, and a page with 
 test: setup ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
+.PHONY: soak
+soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
+	@$(ENVIRONMENT) python -m tests.soak $(if $(KILLS),--kills $(KILLS))
+
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb
@@ -80,14 +84,8 @@ verify-data: setup ## hold DVC's cache against its hashes: damaged files are nam
 	@$(ENVIRONMENT) python -m emodetect.cache
 
 .PHONY: repro-check
-repro-check: setup ## run the pipeline in two fresh clones and compare the hash of every output
-	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	for clone in first second; do git clone --quiet . "$$folder/$$clone"; done; \
-	for clone in first second; do (cd "$$folder/$$clone" && $(ENVIRONMENT) dvc repro --force); done; \
-	if diff "$$folder/first/dvc.lock" "$$folder/second/dvc.lock"; then \
-		echo "REPRODUCED: two clones gave the same dvc.lock, $$(sha256sum < "$$folder/first/dvc.lock" | cut -c1-16)"; \
-		if cmp -s dvc.lock "$$folder/first/dvc.lock"; then echo "and it is the committed one"; else echo "but not the committed one: another CPU, thread count or library version gives other bits"; fi; \
-	else echo "NOT REPRODUCED: the lines above differ"; exit 1; fi
+repro-check: setup ## run the pipeline in three fresh clones, the third killed and gone on with, and compare every output
+	@$(ENVIRONMENT) python -m tests.repro_check
 
 .PHONY: bench-pipeline
 bench-pipeline: setup ## time every stage in a fresh clone, and a second run
@@ -112,6 +110,10 @@ bench-data: setup ## time prepare on 25,000 pictures against the least that must
 .PHONY: bench-cluster
 bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a plain loop
 	@$(ENVIRONMENT) python benchmarks/cluster.py
+
+.PHONY: bench-train
+bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
+	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay

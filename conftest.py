@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, as in a stage
 PROJECT = Path(__file__).parent
 SMALL = {
     "data": {"train": 24, "valid": 8, "test": 12},

@@ -76,6 +76,11 @@ class Workspace:
         "The exported model."
         return self.root / "models" / "emodetect.onnx"
 
+    @property
+    def snapshot(self) -> Path:
+        "The state of a training that is not finished. No output of a stage, since DVC removes those before it runs the stage again."
+        return self.root / "scratch" / "snapshots" / "train.pt"
+
     def report(self, stage: str) -> Path:
         "The folder of a stage's figures and plots."
         return self.root / "reports" / stage
@@ -181,6 +186,8 @@ def checked(
         kind = type(declaration[variable])
         if kind is float and type(value) is int:
             values[variable] = float(value)
+        elif kind is str and (type(value) is int or (type(value) is list and value and all(type(item) is int for item in value))):
+            values[variable] = str(value).strip("[]").replace(" ", "")  # numbers of devices: 0 is "0", [0, 1] is "0,1"
         elif type(value) is not kind:
             raise ParameterError(f"params.yaml: {names[variable]} is {value!r}, but {KINDS[kind]} is expected; correct it.")
     missing = [variable for variable in declaration if variable not in values and variable != "root"]
@@ -237,9 +244,11 @@ def canonical(
     return copied
 
 def _joined(outputs: Sequence["NotebookNode"]) -> list["NotebookNode"]:
-    "Outputs with neighbouring pieces of one stream put together: how a stream is cut depends on the moment."
+    "Outputs without the error stream, neighbouring pieces of one stream put together: how a stream is cut depends on the moment."
     joined: list[NotebookNode] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            continue
         last = joined[-1] if joined else None
         if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text
@@ -255,6 +264,7 @@ def run_stage(
     "Run a stage's notebook with its parameters; `EmodetectError` if a parameter or the notebook fails."
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     project = project.resolve()
     os.environ |= {PROJECT_VARIABLE: str(project), "PYTHONPATH": os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
@@ -265,13 +275,15 @@ def run_stage(
     with written_whole(target) as part:
         try:
             papermill.execute_notebook(
-                source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), autosave_cell_every=0,
+                source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), stderr_file=Clock(sys.stderr), autosave_cell_every=0,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns that its socket on this machine is not encrypted
             )
             nbformat.write(canonical(nbformat.read(part, as_version=4)), part)
         except PapermillExecutionError as error:
             shutil.copyfile(part, target)
             raise EmodetectError(failure_text(error.ename, error.evalue, target.relative_to(project))) from None
+        except DeadKernelError:
+            raise EmodetectError("the process of the notebook was killed, most often because memory ran out; free some, or lower the sizes in params.yaml, and run `dvc repro` again.") from None
     return target
 
 DISK_ERRORS = ("OSError", "PermissionError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError")

@@ -113,14 +113,12 @@ def save_checkpoint(
     "Write a checkpoint of tensors and plain values only; the same model gives the same bytes."
     state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     content = {"architecture": architecture, "image_size": image_size, "names": list(EMOTIONS), "state": state}
-    with written_whole(path) as part, tempfile.TemporaryDirectory() as folder:
-        canonical = Path(folder) / "emodetect.pt"  # torch writes the file's stem into the file
-        torch.save(content, canonical)
-        shutil.copyfile(canonical, part)
+    with written_whole(path) as part, part.open("wb") as file:  # a file, since torch writes the stem of a name into it, and hides why a disk refuses
+        torch.save(content, file)
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    "A contiguous CPU copy with its own storage, floating point in 16 bits."
-    tensor = tensor.detach().cpu().contiguous().clone()
+    "A CPU copy with its own storage in the plain order of memory, floating point in 16 bits."
+    tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     return tensor.half() if tensor.is_floating_point() else tensor
 
 def load_checkpoint(
