@@ -122,7 +122,7 @@ def attach(
         shutil.copyfile(path, part)
         if path.suffix == ".pt":
             with zipfile.ZipFile(part, "a") as archive:
-                archive.writestr(zipfile.ZipInfo(f"emodetect/{name}.json"), json.dumps(value, sort_keys=True))
+                archive.writestr(zipfile.ZipInfo(_entry(archive, name)), json.dumps(value, sort_keys=True))
         elif path.suffix == ".onnx":
             with open(part, "ab") as file:
                 file.write(onnx_entry(name, value))
@@ -145,10 +145,14 @@ def read_provenance(
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: carries no provenance of emodetect or is damaged ({type(error).__name__}); make it again.") from error
 
+def _entry(archive: zipfile.ZipFile, name: str) -> str:
+    "The name of an entry in a checkpoint: in the folder of PyTorch's own entries, since it refuses a file with another."
+    return f"{archive.namelist()[0].partition('/')[0]}/{name}.json"
+
 def _checkpoint_entries(path: Path) -> dict[str, Any]:
     "The entries of a checkpoint."
     with zipfile.ZipFile(path) as archive:
-        known = {name: archive.getinfo(f"emodetect/{name}.json") for name in ENTRIES if f"emodetect/{name}.json" in archive.namelist()}
+        known = {name: archive.getinfo(_entry(archive, name)) for name in ENTRIES if _entry(archive, name) in archive.namelist()}
         if any(entry.file_size > LIMIT for entry in known.values()):
             raise ValueError("an entry is too large")
         return {name: json.loads(archive.read(entry)) for name, entry in known.items()}
