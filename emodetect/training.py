@@ -182,6 +182,8 @@ def train(
 ) -> Trained:
     "Train a detector and write the checkpoint of its best epoch; `DataError`, `ParameterError` or `ModelError` says why it cannot be trained."
     described, device = data_file(data), find_device(device)
+    if parameters.batch % (devices := device.count(",") + 1):
+        raise ParameterError(f"train.batch is {parameters.batch}, but {devices} devices share it; give a multiple of {devices}.")
     check_trainable(data, parameters, missing_emotions)
     fix_randomness(seed, threads)
     model = build_model(architecture)
@@ -211,16 +213,15 @@ def fit(
     arguments: dict[str, Any],  # of Ultralytics
 ) -> None:
     "Train a model as long as its run is not finished; `ModelError` if the loss is lost, `ParameterError` if memory runs out."
-    fitted = None
     try:
         fitted = Trainer(overrides=arguments, _callbacks=defaultdict(list, run=[run]))
-        if fitted.ddp:  # the other processes' run comes back as a snapshot
-            run.snapshots = run.snapshots or Snapshots(Path(arguments["project"]).parent / "run.pt")
-        fitted.model = model
+        if fitted.ddp and not (run.snapshots and run.snapshots.every):
+            run.snapshots = Snapshots(Path(arguments["project"]) / "run.pt")
+        fitted.model, told = model, len(run.epochs)
         fitted.train()
-        if fitted.ddp:
+        if fitted.ddp:  # the run of the other processes comes back as their last snapshot
             run.load()
-            for epoch in run.epochs:
+            for epoch in run.epochs[told:]:
                 run.on_epoch(epoch)
     except (MemoryError, RuntimeError, cv2.error) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate|insufficient memory|bad_alloc", str(error), re.IGNORECASE):

@@ -21,7 +21,7 @@ from emodetect.manifest import MANIFEST, read_manifest
 from emodetect.prepare import prepare
 from emodetect.sample import write_sample
 from emodetect.trainer import Epoch, Run, Snapshots, Trainer
-from emodetect.training import Hyperparameters, Trained, check_trainable, dependencies, train, ultralytics_arguments
+from emodetect.training import Hyperparameters, Trained, check_trainable, dependencies, find_device, train, ultralytics_arguments
 from emodetect.yolo import build_model, data_file, fix_randomness, load_checkpoint
 from tests.repro_check import RUNS, verdict
 from tests.soak import EPOCHS, Target
@@ -112,7 +112,7 @@ def test_killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before(place:
     "values",
     [
         {"mosaic": 1.0, "close_mosaic": 1, "degrees": 10.0, "optimizer": "AdamW"},
-        {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 2.0, "cosine": True, "freeze": 2, "class_weight_power": 0.5, "precision": "bf16"},
+        {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 2.0, "cosine": True, "freeze": 2, "class_weight_power": 0.5, "precision": "bf16", "epochs": 2},
         {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 0.0, "epochs": 8, "patience": 1},
     ],
     ids=["mosaic", "bf16", "early stopping"],
@@ -259,6 +259,18 @@ def test_emotion_without_a_face_is_refused_unless_allowed(place: Place, tmp_path
     check_trainable(place.data, Hyperparameters(**TINY))
     with pytest.raises(ParameterError, match=r"train\.missing_emotions is 'ignore'; choose one of refuse, allow"):
         check_trainable(place.data, Hyperparameters(**TINY), "ignore")
+
+
+def test_devices_are_those_of_the_machine_and_share_the_batch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [find_device(device) for device in ("auto", 0, "1", [0, 1], "0, 1", "cpu")] == ["0", "0", "1", "0,1", "0,1", "cpu"]
+    with pytest.raises(ParameterError, match=r"train\.device is '2', but PyTorch finds 2 CUDA devices here; choose auto or cpu"):
+        find_device(2)
+    with pytest.raises(ParameterError, match=r"train\.batch is 7, but 2 devices share it; give a multiple of 2"):
+        place.train("a.pt", {"batch": 7}, device=[0, 1])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert find_device("auto") == find_device("mps") == "mps"
 
 
 def test_data_that_changed_are_another_run(place: Place, tmp_path: Path) -> None:
