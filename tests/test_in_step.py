@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -144,6 +145,19 @@ PIPELINE_ONLY = (
 LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
 
 
+CONVERSIONS = {"to_frame", "to_supervision"}  # into what a caller has installed; without it they say so in a sentence
+
+
+def test_conversions_say_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from emodetect import results
+    from emodetect.core import EmodetectError
+
+    for name, package in (("to_frame", "pandas"), ("to_supervision", "supervision")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(EmodetectError, match=f"needs {package}, which this install lacks"):
+            getattr(results, name)([] if name == "to_frame" else results.Result("wall", 1, 1, []))
+
+
 def test_base_modules_never_import_the_pipelines_packages() -> None:
     graph = {path.stem: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
     commands = ast.parse(graph["cli"])
@@ -155,7 +169,9 @@ def test_base_modules_never_import_the_pipelines_packages() -> None:
     while todo:
         seen.add(module := todo.pop())
         todo |= imported(graph[module]) - seen
-        heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(PIPELINE_ONLY)})\b", graph[module], re.M)
+        code = ast.parse(graph[module])
+        code.body = [node for node in code.body if getattr(node, "name", "") not in CONVERSIONS]
+        heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(PIPELINE_ONLY)})\b", ast.unparse(code), re.M)
         assert not heavy, f"emodetect/{module}.py imports {heavy}, which the base install does not have"
     assert {"labels", "detector", "core"} <= seen and not seen & LARGER
 
