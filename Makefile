@@ -23,7 +23,22 @@ $(STAMP): requirements_dev.txt requirements_uv.txt settings.ini setup.py
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary :all: -r requirements_uv.txt
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --allow-empty-requirements requirements_dev.txt requirements_uv.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(HOOKS)
 	@touch $@
+
+HOOKS = if test -e .git; then git config --local core.hooksPath .githooks; git config --local filter.notebook.clean '$(BIN)/python tools/notebooks.py --filter %f'; fi
+.PHONY: hooks
+hooks: setup ## have git clean notebooks and look at each commit, in this clone alone (`make setup` does it, too)
+	@$(HOOKS)
+
+CHECKS = $(ENVIRONMENT) PRE_COMMIT_HOME="$(CURDIR)/$(VENV)/pre-commit" KF_RULE_CACHE_DIR="$(CURDIR)/$(VENV)/kingfisher" pre-commit run
+.PHONY: check-commit
+check-commit: setup ## look at what is about to be committed: notebooks, package, style, secrets, large files
+	@$(CHECKS)
+
+.PHONY: check-all
+check-all: setup ## the same for every file
+	@$(CHECKS) --all-files
 
 .PHONY: unlock
 unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off while it was written
