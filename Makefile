@@ -31,14 +31,14 @@ HOOKS = if test -e .git; then git config --local core.hooksPath .githooks; git c
 hooks: setup ## have git clean notebooks and look at each commit, in this clone alone (`make setup` does it, too)
 	@$(HOOKS)
 
-CHECKS = $(ENVIRONMENT) PRE_COMMIT_HOME="$(CURDIR)/$(VENV)/pre-commit" KF_RULE_CACHE_DIR="$(CURDIR)/$(VENV)/kingfisher" pre-commit run
+COMMIT_ENVIRONMENT = $(ENVIRONMENT) PRE_COMMIT_HOME="$(CURDIR)/$(VENV)/pre-commit" KF_RULE_CACHE_DIR="$(CURDIR)/$(VENV)/kingfisher"
 .PHONY: check-commit
 check-commit: setup ## look at what is about to be committed: notebooks, package, style, secrets, large files
-	@$(CHECKS)
+	@$(COMMIT_ENVIRONMENT) pre-commit run
 
 .PHONY: check-all
 check-all: setup ## the same for every file
-	@$(CHECKS) --all-files
+	@$(COMMIT_ENVIRONMENT) pre-commit run --all-files
 
 .PHONY: unlock
 unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off while it was written
@@ -58,19 +58,19 @@ test: setup ## run the whole test suite and print the coverage
 
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
-	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb
+	@$(ENVIRONMENT) JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" jupyter lab --notebook-dir . nbs/start.ipynb
 
 .PHONY: notebooks
 notebooks: setup ## execute every library notebook in place, generate the package and README.md
 	@$(ENVIRONMENT) nbdev_export
 	@for notebook in $(LIBRARY); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
-	@$(ENVIRONMENT) nbdev_clean
+	@$(ENVIRONMENT) python tools/notebooks.py $(LIBRARY) || true
 	@$(MAKE) --no-print-directory readme
 
 .PHONY: readme
 readme: setup ## make README.md from nbs/index.ipynb
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace nbs/index.ipynb
-	@$(ENVIRONMENT) nbdev_clean --fname nbs/index.ipynb
+	@$(ENVIRONMENT) python tools/notebooks.py nbs/index.ipynb || true
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags remove_input --output-dir . --output README nbs/index.ipynb
 
 .PHONY: params
@@ -105,6 +105,10 @@ bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
+
+.PHONY: bench-commit
+bench-commit: setup ## time the checks before a commit on a small change
+	@$(COMMIT_ENVIRONMENT) python benchmarks/commit.py
 
 .PHONY: bench-storage
 bench-storage: setup ## time DVC on files and on one archive for each split (PICTURES=… for fewer than AffectNet has)

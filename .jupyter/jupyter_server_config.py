@@ -1,6 +1,7 @@
 """How `make lab` saves: notebooks come to the disk clean, so that neither git nor DVC takes a run for a change."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,4 +15,5 @@ def clean_before_saving(model: dict[str, Any], path: str, **_: object) -> None:
         clean(model["content"], path)
 
 
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads this file twice
 c.FileContentsManager.pre_save_hook = clean_before_saving  # noqa: F821 - Jupyter gives c
