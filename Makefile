@@ -73,6 +73,11 @@ readme: setup ## make README.md from nbs/index.ipynb
 	@$(ENVIRONMENT) python tools/notebooks.py nbs/index.ipynb || true
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags remove_input --output-dir . --output README nbs/index.ipynb
 
+.PHONY: docs
+docs: setup ## make the site in docs/_site; a broken link fails
+	@$(ENVIRONMENT) PYTHONWARNINGS=ignore sphinx-build --quiet --fail-on-warning --keep-going --builder html --jobs auto --conf-dir docs --doctree-dir $(VENV)/doctrees . docs/_site/html
+	@echo "docs/_site/html/index.html: the site"
+
 .PHONY: params
 params: setup ## compose params.yaml from configs/, as `dvc exp run` does
 	@$(ENVIRONMENT) python -c 'from dvc.utils.hydra import compose_and_dump; compose_and_dump("params.yaml", "$(CURDIR)/configs", None, "config", "configs", [])'

@@ -89,7 +89,7 @@ def run_all(lab: tuple[Copy, str]) -> Iterator[Callable[[str], Path]]:
         browser.close()
 
 
-@pytest.mark.parametrize("name", ["start", "01_labels", "02_faces"])
+@pytest.mark.parametrize("name", ["start", "01_labels", "02_faces", "guides/the_report"])
 def test_run_all_gives_what_is_committed(lab: tuple[Copy, str], run_all: Callable[[str], Path], name: str) -> None:
     path = lab[0].folder / "nbs" / f"{name}.ipynb"
     emptied = nbformat.read(path, as_version=4)
