@@ -45,7 +45,7 @@ def write_api(app: Sphinx) -> None:
     (DOCS / "api").mkdir(exist_ok=True)
     for module in sorted((PROJECT / "emodetect").glob("[a-z]*.py")):
         name = f"emodetect.{module.stem}"
-        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n"
+        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
         page = DOCS / "api" / f"{module.stem}.rst"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
