@@ -46,7 +46,7 @@ unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off 
 
 .PHONY: pipeline
 pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: only what changed
-	@$(ENVIRONMENT) dvc repro
+	@$(ENVIRONMENT) dvc repro $(STAGES)
 	@echo "the model       models/emodetect.onnx"
 	@echo "the figures     reports/evaluate/metrics.json"
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
@@ -72,6 +72,10 @@ readme: setup ## make README.md from nbs/index.ipynb
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace nbs/index.ipynb
 	@$(ENVIRONMENT) python tools/notebooks.py nbs/index.ipynb || true
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags remove_input --output-dir . --output README nbs/index.ipynb
+
+.PHONY: types
+types: setup ## check the types of the package
+	@$(ENVIRONMENT) mypy
 
 .PHONY: docs
 docs: setup ## make the site in docs/_site; a broken link fails
@@ -103,6 +107,10 @@ repro-check: setup ## run the pipeline in two fresh clones and compare the hash 
 		if cmp -s dvc.lock "$$folder/first/dvc.lock"; then echo "and it is the committed one"; else echo "but not the committed one: another CPU, thread count or library version gives other bits"; fi; \
 	else echo "NOT REPRODUCED: the lines above differ"; exit 1; fi
 
+.PHONY: repeat
+repeat: setup ## run every notebook, and count how many give again exactly what is stored in them
+	@$(ENVIRONMENT) python benchmarks/repeat.py
+
 .PHONY: bench-pipeline
 bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 	@$(ENVIRONMENT) python benchmarks/pipeline.py
@@ -122,6 +130,23 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 .PHONY: bench-data
 bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
 	@$(ENVIRONMENT) python benchmarks/data.py
+
+BASE ?= origin/main
+.PHONY: compare
+compare: setup ## what this branch changes in parameters, data and figures, against BASE=origin/main
+	@$(ENVIRONMENT) python tools/compare.py $(BASE)
+
+.PHONY: comment
+comment: ## put the comparison under the pull request PULL_REQUEST
+	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
+
+.PHONY: dist
+dist: setup ## build the package into dist
+	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
+
+.PHONY: release
+release: ## publish dist as the release of the tag TAG
+	@gh release create "$$TAG" dist/* --verify-tag --generate-notes
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
