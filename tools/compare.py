@@ -14,8 +14,9 @@ TARGET = Path("reports/comparison.md")
 
 
 def dvc(*arguments: str) -> str:
-    """What a command of DVC prints."""
-    return subprocess.run(["dvc", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    """The table that a command of DVC prints; nothing if it has no rows."""
+    table = subprocess.run(["dvc", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    return table if table.count("\n") > 1 else ""
 
 
 def locked(text: str) -> dict[str, str]:
