@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 ENVIRONMENT := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYTHONPATH= PYTHONHASHSEED=0 JUPYTER_PLATFORM_DIRS=1
 LIBRARY := $(wildcard nbs/[0-9]*.ipynb)
+GUIDES := nbs/start.ipynb $(wildcard nbs/guides/*.ipynb)
 
 .PHONY: help
 help: ## list the targets
@@ -52,6 +53,11 @@ pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: 
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
 	@echo "to try          $(BIN)/emodetect predict data/prepared/test/images --save scratch/drawn"
 
+.PHONY: experiments
+experiments: setup ## compare DVC's experiments: a short table, and a page with pictures that needs no network
+	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
+	@echo "with pictures   scratch/experiments.html"
+
 .PHONY: test
 test: setup ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
@@ -61,10 +67,10 @@ lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" jupyter lab --notebook-dir . nbs/start.ipynb
 
 .PHONY: notebooks
-notebooks: setup ## execute every library notebook in place, generate the package and README.md
+notebooks: setup ## execute every library notebook and guide in place, generate the package and README.md
 	@$(ENVIRONMENT) nbdev_export
-	@for notebook in $(LIBRARY); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
-	@$(ENVIRONMENT) python tools/notebooks.py $(LIBRARY) || true
+	@for notebook in $(LIBRARY) $(GUIDES); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
+	@$(ENVIRONMENT) python tools/notebooks.py $(LIBRARY) $(GUIDES) || true
 	@$(MAKE) --no-print-directory readme
 
 .PHONY: readme
@@ -115,6 +121,10 @@ repeat: setup ## run every notebook, and count how many give again exactly what 
 bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 	@$(ENVIRONMENT) python benchmarks/pipeline.py
 
+.PHONY: bench-finding
+bench-finding: pipeline ## compare the ways to find faces: whole picture, face finder, both (SCENES=… for fewer)
+	@$(ENVIRONMENT) python benchmarks/finding.py
+
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
@@ -130,6 +140,10 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 .PHONY: bench-data
 bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
 	@$(ENVIRONMENT) python benchmarks/data.py
+
+.PHONY: bench-cluster
+bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a plain loop
+	@$(ENVIRONMENT) python benchmarks/cluster.py
 
 BASE ?= origin/main
 .PHONY: compare

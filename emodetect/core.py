@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Progress', 'T', 'R', 'EmodetectError', 'ParameterError', 'DataError', 'WeightsError', 'ModelError', 'first_few',
-           'sha256_file', 'fingerprint_of', 'fingerprint', 'written_whole', 'print_progress', 'Clock',
+           'sha256_file', 'fingerprint_of', 'fingerprint', 'written_whole', 'flatten', 'print_progress', 'Clock',
            'end_with_parent', 'cores', 'in_batches']
 
 # %% ../nbs/00_core.ipynb #00-core-02
@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import psutil
@@ -90,6 +90,17 @@ def written_whole(
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #n431734a9
+def flatten(
+    values: Mapping[str, Any],  # nested
+    prefix: str = "",
+) -> dict[str, Any]:  # dotted name → value
+    "A nested mapping as one level of dotted names; an empty mapping is a value."
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+    return flat
 
 # %% ../nbs/00_core.ipynb #00-core-27
 Progress = Callable[[int, int], None]

@@ -43,11 +43,16 @@ def exact_groups(
 NEAR = 0.995  # correlation above which two pictures count as the same
 SIDE = 96  # pixels to which pictures are brought before they are compared
 
+def _grey(picture: np.ndarray) -> np.ndarray:
+    "The grey pixels, SIDE × SIDE, float32, 0 to 255."
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return (grey if grey.shape == (SIDE, SIDE) else cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).astype(np.float32)
+
 def unit_grey(
     picture: np.ndarray,  # RGB, uint8, height × width × 3
 ) -> np.ndarray | None:  # float32, SIDE × SIDE, of mean 0 and length 1; None if all pixels are equal
     "The grey pixels of a picture such that a scalar product of two is their correlation (Pearson)."
-    grey = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = _grey(picture)
     grey -= grey.mean()
     length = float(np.linalg.norm(grey))
     return grey / length if length > 1e-3 else None
@@ -59,12 +64,16 @@ def sketch(
     picture: np.ndarray,  # RGB, uint8, height × width × 3
 ) -> np.ndarray | None:  # float32, BLOCKS² + 1 numbers, of length 1; None if all pixels are equal
     "A picture in a kilobyte: the scalar product of two sketches is at least the correlation of their pictures."
-    grey = unit_grey(picture)
-    if grey is None:
+    grey = _grey(picture)
+    mean, deviation = cv2.meanStdDev(grey)
+    length = float(deviation[0, 0]) * SIDE  # of what `unit_grey` divides by its length
+    if length <= 1e-3:
         return None
-    kept = cv2.resize(grey, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA).ravel() * (SIDE // BLOCKS)
-    left_out = max(0.0, 1.0 - float(kept @ kept)) ** 0.5
-    return np.append(kept, np.float32(left_out))
+    drawn = np.empty(BLOCKS**2 + 1, np.float32)
+    kept = drawn[:-1]
+    kept[:] = (cv2.resize(grey, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA).ravel() - mean[0, 0]) * (SIDE // BLOCKS / length)
+    drawn[-1] = max(0.0, 1.0 - float(kept @ kept)) ** 0.5
+    return drawn
 
 # %% ../nbs/08_duplicates.ipynb #08-duplicates-19
 AXES = 16  # along which sketches are compared first

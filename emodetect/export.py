@@ -6,10 +6,11 @@
 __all__ = ['describe', 'export_onnx', 'Parity', 'compare', 'check_parity']
 
 # %% ../nbs/30_export.ipynb #30-export-02
+import base64
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ import onnx
 import onnxslim
 import torch
 
-from .core import ModelError, written_whole
-from .detector import METADATA_KEY, Detection, Detector, Network, decode_picture, letterbox
+from .core import ModelError, ParameterError, written_whole
+from .detector import FINDER_KEY, GREY, METADATA_KEY, SETTINGS, Detection, Network, decode_picture, letterbox, make_detector
 from .evaluation import match
 from .labels import EMOTIONS
 
@@ -30,22 +31,22 @@ if TYPE_CHECKING:
 # %% ../nbs/30_export.ipynb #30-export-04
 def describe(
     image_size: int,  # side of the network's square, pixels
-    confidence: float,  # scores below this don't count, 0 to 1
-    iou: float,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
-    provenance: dict[str, Any],  # plain values: digests, versions, seeds
+    settings: Mapping[str, Any] | None = None,  # of `emodetect.detector.SETTINGS`; what is not given has its default
+    provenance: Sequence[Mapping[str, Any]] = (),  # the steps that made the model, as `emodetect.checkout.pipeline_steps` gives them
 ) -> dict[str, Any]:  # for the file's metadata
-    "The description that `emodetect.detector` reads back."
+    "The description that `emodetect.detector` reads back; `ParameterError` for a setting that doesn't exist."
+    if unknown := set(settings or {}) - set(SETTINGS):
+        raise ParameterError(f"the detector has no setting {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}.")
     return {
         "names": list(EMOTIONS),
         "image_size": image_size,
-        "preprocessing": "RGB, letterboxed into a square on grey 114 (bilinear, centred), divided by 255, channels first",
+        "preprocessing": f"RGB, letterboxed into a square on grey {GREY} (bilinear, centred), divided by 255, channels first",
         "output": "per picture 12 × places: centre x, centre y, width, height in pixels of the square, then one score for each name",
-        "confidence": confidence,
-        "iou": iou,
+        "probabilities": "softmax over the log-odds of the eight scores, divided by the temperature",
         "non_maximum_suppression": "over all emotions together",
-        "licence": "AGPL-3.0-or-later",
-        "provenance": provenance,
-    }
+        "licence": "AGPL-3.0-or-later; the face finder in it, if there is one: MIT",
+        "provenance": list(provenance),
+    } | SETTINGS | dict(settings or {})
 
 # %% ../nbs/30_export.ipynb #30-export-07
 def export_onnx(
@@ -53,6 +54,7 @@ def export_onnx(
     path: str | Path,  # the ONNX file to write
     description: dict[str, Any],  # as `describe` makes it
     opset: int = 17,  # ONNX operator set
+    finder: bytes = b"",  # the face finder's file, which travels in the model's; empty: none
 ) -> None:
     "Write a model as ONNX, simplified, with its description; the same model gives the same bytes."
     network = copy.deepcopy(model).eval().fuse(verbose=False)
@@ -67,7 +69,8 @@ def export_onnx(
         free = {"pictures": {0: "batch"}, "places": {0: "batch"}}
         torch.onnx.export(network, (example,), str(part), opset_version=opset, dynamic_axes=free, dynamo=False, **names)
         graph = onnxslim.slim(onnx.load(part))
-        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(description, sort_keys=True)})
+        known = {FINDER_KEY: base64.b64encode(finder).decode()} if finder else {}
+        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(description, sort_keys=True)} | known)
         graph.producer_name, graph.producer_version, graph.doc_string = "emodetect", "", ""
         onnx.checker.check_model(graph)
         part.write_bytes(graph.SerializeToString(deterministic=True))
@@ -94,7 +97,7 @@ def compare(
     batch: int = 16,  # pictures at once
 ) -> Parity:
     "Run two networks over picture files and tell how far they differ; `DataError` if a picture cannot be read."
-    size, options = description["image_size"], (description["confidence"], description["iou"])
+    size = description["image_size"]
     scores, boxes, faces, different = [0.0], [0.0], 0, 0
     for start in range(0, len(paths), batch):
         pictures = [decode_picture(path) for path in paths[start:start + batch]]
@@ -105,7 +108,7 @@ def compare(
         visible = first[:, 4:].max(axis=1) >= 0.01
         scores.append(float(difference[:, 4:].max()))
         boxes.append(float((difference[:, :4].max(axis=1) * visible).max()))
-        for one, other in zip(*(Detector(network, size, *options)(pictures) for network in (reference, candidate)), strict=True):
+        for one, other in zip(*(make_detector(network, description, mode="frame")(pictures) for network in (reference, candidate)), strict=True):
             faces += len(one)
             different += _different_answers(one, other)
     return Parity(len(paths), faces, max(scores), max(boxes), different)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Plot', 'figure', 'save_figure', 'plot_balance', 'plot_training', 'plot_confusion', 'plot_precision_recall',
-           'plot_pictures', 'plot_answers', 'plot_mistakes']
+           'plot_pictures', 'plot_answers', 'plot_mistakes', 'plot_reliability', 'plot_coverage']
 
 # %% ../nbs/21_plots.ipynb #21-plots-02
 import io
@@ -184,4 +184,31 @@ def plot_mistakes(
         said = "not found" if mistake.answered not in EMOTIONS else f"{mistake.answered} {mistake.confidence:.0%}"
         labelled = "no face" if mistake.labelled not in EMOTIONS else mistake.labelled
         _tile(axis, picture[rows, max(0, int(left - margin)):int(right + margin) + 1], f"{said}\n(is {labelled})", wrong=True)
+    return made
+
+# %% ../nbs/21_plots.ipynb #n4c7ca6a7
+def plot_reliability(
+    tables: Mapping[str, Sequence[tuple[float, float, int]]],  # title → as `emodetect.calibration.reliability` gives it
+) -> Plot:
+    "A reliability diagram for each table, side by side."
+    made, axes_grid = figure(columns=len(tables), width=4 * len(tables))
+    for axes, (title, table) in zip(axes_grid[0], tables.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        axes.plot([sure for sure, _, _ in table], [right for _, right, _ in table], marker="o", color="#0072B2")
+        axes.set(title=title, xlabel="probability of the answer", xlim=(0, 1), ylim=(0, 1))
+    axes_grid[0, 0].set_ylabel("share of right answers")
+    return made
+
+def plot_coverage(
+    rows: Sequence[tuple[float, float, float]],  # as `emodetect.calibration.coverage_and_risk` gives them
+    chosen: float,  # the threshold in use
+) -> Plot:
+    "The share of wrong answers against the share of faces answered, with the threshold in use."
+    made, ((axes,),) = figure(width=5)
+    axes.plot([answered for _, answered, _ in rows], [wrong for _, _, wrong in rows], marker="o", markersize=3, color="#0072B2")
+    threshold, answered, wrong = min(rows, key=lambda row: abs(row[0] - chosen))
+    axes.plot([answered], [wrong], marker="o", markersize=9, color="#D55E00", label=f"reject {threshold:g}: {answered:.0%} answered, {wrong:.0%} of these wrong")
+    axes.set(xlabel="share of faces answered", ylabel="share of wrong answers", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left")
     return made

@@ -120,9 +120,9 @@ def prepare(
     report = report or check_dataset(raw, workers=workers, progress=progress)
     refuse_faults(raw, report, {"label_missing"} if repairs.unlabelled == "set_aside" else ())
     aside = {fault.file: "no label file" for fault in report.of("label_missing")} | {i.name: "a face of another class" for i in report.seen if _shows_another(i.faults)}
-    given = [replace(entry_of(picture), set_aside=aside.get(picture.name, "")) for picture in limit_pictures(usable_pictures(raw, report), max_pictures, seed)]
+    given = [entry_of(picture, aside.get(picture.name, "")) for picture in limit_pictures(usable_pictures(raw, report), max_pictures, seed)]
     entries = repair(given, repairs, report.groups, new_finder, seed, workers, progress)
-    used = [replace(entry.picture, split=entry.split) for entry in entries if not entry.set_aside]
+    used = [entry.picture if entry.split == entry.picture.split else replace(entry.picture, split=entry.split) for entry in entries if not entry.set_aside]
     for split in SPLITS:
         if not any(picture.split == split for picture in used):
             raise DataError(f"{root}: no picture of the split '{split}' is left after the repairs; give it more pictures or repair less.")

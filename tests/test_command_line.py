@@ -64,7 +64,8 @@ def test_json_holds_every_picture_and_its_scores(pipeline: Copy) -> None:
     records = json.loads(done.stdout)
     assert done.returncode == 0 and len(records) == 12
     face = records[0]["faces"][0]
-    assert len(face["scores"]) == 8 and face["confidence"] == max(face["scores"].values()) == face["scores"][face["emotion"]]
+    assert len(face["probabilities"]) == 8 and abs(sum(face["probabilities"].values()) - 1) < 1e-9 and 0 <= face["face"] <= 1
+    assert face["confidence"] == max(face["probabilities"].values()) == face["probabilities"][face["emotion"]]
     assert 0 <= face["left"] < face["right"] <= records[0]["width"] and 0 <= face["top"] < face["bottom"] <= records[0]["height"]
 
 
@@ -151,3 +152,20 @@ def test_the_base_install_predicts_without_torch(pipeline: Copy, tmp_path: Path)
     command = [base / "bin" / "emodetect", "predict", "data/prepared/test/images", "--json"]
     predicted = subprocess.run(command, cwd=pipeline.folder, capture_output=True, text=True)
     assert predicted.returncode == 0 and len(json.loads(predicted.stdout)) == 12, predicted.stderr
+
+    def say(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([base / "bin" / "emodetect", *arguments], cwd=pipeline.folder, capture_output=True, text=True)
+
+    for name, stages in (("emodetect.onnx", "train, export"), ("emodetect.pt", "train")):
+        told = say("provenance", f"models/{name}")
+        assert told.returncode == 0 and told.stdout.splitlines()[0].split(maxsplit=2)[2] == stages, told.stderr
+        assert "commit      unknown: looking it up needs yaml, which the base install lacks; install emodetect[train]." in told.stdout and "seed        train.seed 0" in told.stdout
+    needy = {
+        "predict x.jpg --model emodetect@production": "emodetect@production: to find a registered version by its name, unlike a file by its path, needs yaml",
+        "provenance models/emodetect.pt --verify": "`emodetect provenance --verify` needs yaml",
+        "provenance models/emodetect.pt --stamp copy.pt": "`emodetect provenance --stamp` needs yaml",
+        "registry list": "`emodetect registry` needs yaml",
+    }
+    for command, sentence in needy.items():
+        refused = say(*command.split())
+        assert refused.returncode == 1 and refused.stderr == f"emodetect: {sentence}, which the base install lacks; install emodetect[train].\n"

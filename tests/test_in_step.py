@@ -12,11 +12,13 @@ import nbformat
 import pytest
 import yaml
 
-from emodetect.stages import checked, chosen, declared, flatten, stage_parameters
+from emodetect.registry import GATES
+from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
 
 PROJECT = Path(__file__).parent.parent
 LIBRARY = sorted(PROJECT.glob("nbs/[0-9]*.ipynb"))
 STAGE_NOTEBOOKS = sorted(PROJECT.glob("nbs/stages/*.ipynb"))
+GUIDES = sorted(PROJECT.glob("nbs/guides/*.ipynb"))
 DVC = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 PARAMETERS = yaml.safe_load((PROJECT / "params.yaml").read_text())
 SETTINGS = ConfigParser(delimiters=["="])
@@ -44,7 +46,7 @@ def test_package_is_generated_from_the_notebooks(tmp_path: Path) -> None:
     assert not stale, f"{stale} differ from their notebooks; run `make notebooks`"
 
 
-@pytest.mark.parametrize("path", [*LIBRARY, *STAGE_NOTEBOOKS, PROJECT / "nbs" / "index.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*LIBRARY, *STAGE_NOTEBOOKS, *GUIDES, PROJECT / "nbs" / "index.ipynb"], ids=lambda path: path.stem)
 def test_notebook_is_clean(path: Path, tmp_path: Path) -> None:
     (tmp_path / "nbs").mkdir()
     shutil.copy(PROJECT / "settings.ini", tmp_path)
@@ -94,10 +96,11 @@ def test_stage_notebook_declares_the_parameters_of_its_stage(path: Path) -> None
     assert stage_parameters(PROJECT, path.stem).keys() == declaration.keys()
 
 
-def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage() -> None:
+def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage_or_a_gate() -> None:
     assert DVC["stages"].keys() == {path.stem for path in STAGE_NOTEBOOKS}
     used = {name for stage in DVC["stages"].values() for name in chosen(flatten(PARAMETERS), stage["params"])}
-    assert used == flatten(PARAMETERS).keys()
+    limits = {gate.limit for gate in GATES if isinstance(gate.limit, str)}
+    assert used | limits == flatten(PARAMETERS).keys() and {name.split(".")[0] for name in limits - used} == COMMANDS
 
 
 def imported(source: str) -> set[str]:
@@ -138,12 +141,15 @@ PIPELINE_ONLY = (
 )
 
 
+LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
+
+
 def test_base_modules_never_import_the_pipelines_packages() -> None:
     graph = {path.stem: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
     commands = ast.parse(graph["cli"])
-    check = next(node for node in commands.body if isinstance(node, ast.FunctionDef) and node.name == "check")
-    commands.body.remove(check)  # the one command that needs more than the base install; tests/test_check.py runs it without
-    assert "check" in imported(ast.unparse(check))
+    larger = [node for node in commands.body if isinstance(node, ast.FunctionDef) and node.name in LARGER]
+    assert {node.name for node in larger} == LARGER and all(node.name in imported(ast.unparse(node)) for node in larger)
+    commands.body = [node for node in commands.body if node not in larger]
     graph["cli"] = ast.unparse(commands)
     todo, seen = {"cli"}, set()
     while todo:
@@ -151,7 +157,7 @@ def test_base_modules_never_import_the_pipelines_packages() -> None:
         todo |= imported(graph[module]) - seen
         heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(PIPELINE_ONLY)})\b", graph[module], re.M)
         assert not heavy, f"emodetect/{module}.py imports {heavy}, which the base install does not have"
-    assert {"labels", "detector", "core"} <= seen and "check" not in seen
+    assert {"labels", "detector", "core"} <= seen and not seen & LARGER
 
 
 def test_only_the_stage_notebooks_know_the_stages() -> None:
@@ -161,9 +167,9 @@ def test_only_the_stage_notebooks_know_the_stages() -> None:
     assert not [name for name, text in sources.items() if re.search(r"^\s*(?:import|from) (dvclive|papermill|nbdev|fastcore)\b", text, re.M)]
 
 
-def test_dvc_is_known_only_where_its_versions_and_its_cache_are_read() -> None:
+def test_dvc_is_known_only_where_versions_cache_registry_and_experiments_are_read() -> None:
     sources = {path.name: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
-    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py"}
+    assert {name for name, text in sources.items() if re.search(r"^\s*(?:import|from) dvc", text, re.M)} <= {"versions.py", "cache.py", "registry.py", "experiments.py"}
     assert not [name for name, text in sources.items() if re.search(r"^(?:import|from) dvc", text, re.M)], "DVC is imported where it is used: the package needs none to be imported"
 
 
@@ -173,7 +179,7 @@ def names_in(key: str) -> set[str]:
     return {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "dev_"))])
+@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))])
 def test_lock_pins_every_requirement_with_hashes_and_no_address(lock: str, keys: tuple[str, ...]) -> None:
     text = (PROJECT / lock).read_text()
     pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.M))
@@ -189,7 +195,7 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
     from packaging.requirements import Requirement
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for key in ("requirements", "train_requirements", "serve_requirements", "dev_requirements"):
+    for key in ("requirements", "train_requirements", "serve_requirements", "cluster_requirements", "dev_requirements"):
         for line in filter(None, (line.strip() for line in SETTINGS["DEFAULT"][key].splitlines())):
             if not line.startswith("#"):
                 wanted = Requirement(line)
@@ -206,7 +212,7 @@ def test_the_environment_is_the_locked_one() -> None:
     from importlib.metadata import version
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("dev_requirements")):
+    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("cluster_requirements") | names_in("dev_requirements")):
         pins = re.findall(rf"^{re.escape(name)}==([^ ;\\]+)", text, re.M)
         assert version(name) in pins, f"{name} {version(name)} is installed, {pins} is locked; run `make setup`"
 

@@ -16,9 +16,11 @@ import pytest
 import yaml
 
 from conftest import Copy
+from emodetect.checkout import origin_of
 from emodetect.manifest import MANIFEST, pictures_of
+from emodetect.provenance import read_provenance
 
-STAGES = ["fetch", "weights", "prepare", "train", "evaluate", "export"]
+STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export"]
 
 
 def ran(output: str) -> set[str]:
@@ -58,7 +60,7 @@ def test_metrics_count_every_face_and_name_data_and_model(pipeline: Copy) -> Non
     assert {"map50", "map50_95", "precision", "recall", "ap50", "faces", "data_sha256", "checkpoint_sha256"} <= metrics.keys()
     assert sum(metrics["faces_of"].values()) == metrics["faces"]
     record = json.loads((pipeline.folder / "reports" / "export" / "parity.json").read_text())
-    assert record["provenance"]["checkpoint_sha256"] == metrics["checkpoint_sha256"] and record["parity"]["pictures"] == 4
+    assert record["checkpoint_sha256"] == metrics["checkpoint_sha256"] and record["parity"]["pictures"] == 4
 
 
 def test_dvc_shows_metrics_plots_and_experiments(pipeline: Copy, tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_dvclive_keeps_every_epoch(pipeline: Copy) -> None:
     [
         ({"evaluate": {"gallery": 5}}, {"evaluate"}),
         ({"export": {"parity_pictures": 3}}, {"export"}),
-        ({"detector": {"confidence": 0.2}}, {"evaluate", "export"}),
+        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -102,7 +104,7 @@ def test_a_parameter_reruns_the_stages_that_depend_on_it(pipeline: Copy, change:
     assert ran(pipeline.repro()) == set(), "going back to the old value needs no work"
 
 
-def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy) -> None:
+def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy, tmp_path: Path) -> None:
     """Queued and temporary experiments run the code of their commit, though another checkout's package is installed."""
     queued = pipeline.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.gallery=7").stdout
     assert "Queued experiment" in queued
@@ -113,6 +115,9 @@ def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy) -> Non
     for name, gallery in (("queued", 7), ("temporary", 6)):
         composed = yaml.safe_load(pipeline.run("git", "show", f"refs/exps/{reference(pipeline, name)}:params.yaml").stdout)
         assert composed["evaluate"]["gallery"] == gallery
+        commit = pipeline.run("git", "rev-parse", f"refs/exps/{reference(pipeline, name)}").stdout.strip()
+        (tmp_path / "metrics.json").write_text(pipeline.run("git", "show", f"{commit}:reports/evaluate/metrics.json").stdout)
+        assert origin_of(pipeline.folder, read_provenance(tmp_path / "metrics.json").steps).commit == commit, "its workspace is gone, its commit is known"
     assert pipeline.run("git", "status", "--porcelain").stdout == ""
     pipeline.run("dvc", "exp", "remove", "--all-commits")
 

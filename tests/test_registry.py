@@ -1,0 +1,224 @@
+"""The registry on a model of the pipeline: one clone registers, promotes and rolls back, another takes the model by its name."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import Copy
+from emodetect.checkout import Checkout
+from emodetect.cli import main
+from emodetect.core import ModelError
+from emodetect.detector import load_detector
+from emodetect.provenance import dvc_id, read_provenance
+from emodetect.registry import Registry, check_registrable, promote, register, resolve_model, rollback
+
+MODEL = Path("models/emodetect.onnx")
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone of the pipeline that has run."""
+
+    folder: Path
+
+    def run(self, *command: str) -> str:
+        """Run a command in it; what it prints."""
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def commit(self) -> None:
+        """Commit all changes."""
+        self.run("git", "commit", "--quiet", "--all", "--message=change")
+
+    def demand(self, map50: float) -> None:
+        """Set the mAP50 that a version must have."""
+        path = self.folder / "params.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"registry": {"min_map50": map50}}, sort_keys=False))
+
+    def another_model(self) -> None:
+        """Export again with other parameters, which the file carries, so that it is another file; commit and push it."""
+        path = self.folder / "params.yaml"
+        parameters = yaml.safe_load(path.read_text())
+        parameters["export"]["parity_pictures"] += 1
+        path.write_text(yaml.safe_dump(parameters, sort_keys=False))
+        self.run("dvc", "repro", "--quiet")
+        self.commit()
+        self.run("dvc", "push", "--quiet")
+
+
+@pytest.fixture
+def new_clone(pipeline: Copy, tmp_path: Path) -> Callable[[str], Clone]:
+    """A function that makes a clone of the pipeline, with its outputs and a remote that has them."""
+
+    def make(name: str) -> Clone:
+        clone = Clone(tmp_path / name)
+        subprocess.run(["git", "clone", "--quiet", pipeline.folder, clone.folder], check=True)
+        for key, value in {"user.name": "test", "user.email": "test@example.org"}.items():
+            clone.run("git", "config", key, value)
+        shutil.copytree(pipeline.folder / ".dvc" / "cache", clone.folder / ".dvc" / "cache")
+        clone.run("dvc", "checkout", "--quiet")
+        clone.run("dvc", "remote", "add", "--quiet", "--default", "kept", str(tmp_path / "remote"))
+        clone.demand(0.0)
+        clone.commit()
+        clone.run("dvc", "push", "--quiet")
+        return clone
+
+    return make
+
+
+def refusal(act: Callable, *arguments: object) -> str:
+    """What an act says when it refuses."""
+    with pytest.raises(ModelError) as caught:
+        act(*arguments)
+    return str(caught.value)
+
+
+def test_register_promote_refuse_roll_back_and_take_it_elsewhere(new_clone: Callable[[str], Clone], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    maker = new_clone("maker")
+    first = dvc_id(maker.folder / MODEL)
+    assert register(maker.folder) == ("v1.0.0", ["emodetect@v1.0.0", "emodetect#candidate#1"])
+    assert promote(maker.folder) == ("v1.0.0", ["emodetect#production#2"])
+    assert "registered already, as emodetect v1.0.0" in refusal(register, maker.folder)
+
+    maker.another_model()
+    assert register(maker.folder, "patch")[0] == "v1.0.1" and dvc_id(maker.folder / MODEL) != first
+    maker.demand(0.5)
+    assert refusal(promote, maker.folder) == "emodetect v1.0.1 is not promoted: mAP50 is 0, at least 0.5 is required (registry.min_map50)."
+    assert [version.stages for version in Registry(maker.folder).versions] == [("production",), ("candidate",)]
+    maker.demand(0.0)
+    assert promote(maker.folder, "v1.0.1")[0] == "v1.0.1" and Registry(maker.folder).find("production").name == "v1.0.1"
+    assert "in production already" in refusal(promote, maker.folder)
+
+    taker = tmp_path / "taker"
+    subprocess.run(["git", "clone", "--quiet", maker.folder, taker], check=True)
+    newest = resolve_model("emodetect@production", taker, tmp_path / "cache")
+    assert newest.read_bytes().startswith((maker.folder / MODEL).read_bytes())
+    assert rollback(maker.folder)[0] == "v1.0.0"
+    assert "has no former production version before v1.0.0" in refusal(rollback, maker.folder)
+    acts = {"emodetect@v1.0.0", "emodetect@v1.0.1", "emodetect#candidate#1", "emodetect#production#2", "emodetect#candidate#3", "emodetect#production#4", "emodetect#production#5"}
+    assert set(maker.run("git", "tag").split()) == acts, "every act is kept"
+
+    assert resolve_model("emodetect@production", taker, tmp_path / "cache") == newest, "a clone knows of it once it fetched the tags"
+    subprocess.run(["git", "fetch", "--quiet", "--tags"], cwd=taker, check=True)
+    older = resolve_model("emodetect@production", taker, tmp_path / "cache")
+    assert older == resolve_model("emodetect@v1.0.0", taker, tmp_path / "cache") != newest and first in str(older)
+    release = read_provenance(older).release
+    assert release == {"version": "v1.0.0", "commit": Registry(taker).find("v1.0.0").commit, "clean": True, "md5": first}
+    assert load_detector(older).image_size == 64 and not (taker / MODEL).exists()
+
+    by_dvc = tmp_path / "by_dvc.onnx"
+    subprocess.run(["dvc", "artifacts", "get", "--quiet", "--rev", "v1.0.0", "--out", by_dvc, taker, "emodetect"], check=True, capture_output=True)
+    assert dvc_id(by_dvc) == first, "DVC reads the same tags"
+    assert main(["registry", "list", "--project", str(taker)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["v1.0.0", "v1.0.1"]
+
+
+def test_a_model_taken_once_is_there_offline_and_is_checked_at_each_use(new_clone: Callable[[str], Clone], tmp_path: Path) -> None:
+    maker = new_clone("maker")
+    register(maker.folder)
+    taker, remote, hidden = tmp_path / "taker", tmp_path / "remote", tmp_path / "hidden"
+    subprocess.run(["git", "clone", "--quiet", maker.folder, taker], check=True)
+    remote.rename(hidden)
+    lacking = refusal(resolve_model, "emodetect@candidate", taker, tmp_path / "cache")
+    assert "models/emodetect.onnx of the commit" in lacking and "is in neither the cache nor the remote" in lacking and not list((tmp_path / "cache").rglob("*.onnx"))
+    hidden.rename(remote)
+    model = resolve_model("emodetect@candidate", taker, tmp_path / "cache")
+    content = model.read_bytes()
+    remote.rename(hidden)
+    assert resolve_model("emodetect@candidate", taker, tmp_path / "cache") == model
+    for damaged in (content[:-1], content[:5000] + b"x" + content[5001:], b""):
+        model.write_bytes(damaged)
+        assert "in neither the cache nor the remote" in refusal(resolve_model, "emodetect@candidate", taker, tmp_path / "cache")
+    hidden.rename(remote)
+    assert resolve_model("emodetect@candidate", taker, tmp_path / "cache").read_bytes() == content, "it is fetched again"
+
+    identity = Checkout(maker.folder).made[str(MODEL)]
+    kept = remote / "files" / "md5" / identity[:2] / identity[2:]
+    kept.chmod(0o644)
+    kept.write_bytes(b"another model")
+    shutil.rmtree(taker / ".dvc" / "cache", ignore_errors=True)
+    assert "came with other bytes than dvc.lock names" in refusal(resolve_model, "emodetect@candidate", taker, tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*.onnx"))
+
+
+def test_what_cannot_be_made_again_by_others_is_not_registered(new_clone: Callable[[str], Clone], tmp_path: Path) -> None:
+    clone = new_clone("clone")
+    folder = clone.folder
+    check_registrable(folder)
+    (folder / "notes.txt").write_text("mine")
+    assert "not committed (notes.txt); commit them first" in refusal(register, folder)
+    (folder / "notes.txt").unlink()
+
+    parameters = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(parameters.replace("confidence: 0.25", "confidence: 0.3"))
+    clone.commit()
+    assert "dvc.lock is not what this commit makes (evaluate: detector; export: detector); run `dvc repro`" in refusal(register, folder)
+    clone.run("git", "reset", "--quiet", "--hard", "HEAD~1")
+
+    model = (folder / MODEL).read_bytes()
+    (folder / MODEL).unlink()
+    (folder / MODEL).write_bytes(model + b"\0")
+    assert "is not the file that dvc.lock names; run `dvc checkout`" in refusal(register, folder)
+    (folder / MODEL).unlink()
+    check_registrable(folder)
+
+    (tmp_path / "remote").rename(tmp_path / "gone")
+    (tmp_path / "remote").mkdir()
+    assert "the DVC remote does not have" in (lacking := refusal(register, folder)) and str(MODEL) in lacking and "run `dvc push`" in lacking
+    clone.run("dvc", "remote", "remove", "kept")
+    clone.commit()
+    assert "there is no DVC remote from which others could take the model" in refusal(register, folder)
+    assert "no version of emodetect is registered here" in refusal(promote, folder)
+    assert clone.run("git", "tag") == ""
+
+
+def test_gates_are_read_from_the_version_and_not_from_the_folder(new_clone: Callable[[str], Clone]) -> None:
+    clone = new_clone("clone")
+    register(clone.folder)
+    report = clone.folder / "reports" / "evaluate" / "metrics.json"
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"map50": 0.99}))
+    clone.demand(0.9)
+    assert "mAP50 is 0, at least 0.9 is required" in refusal(promote, clone.folder)
+    path = clone.folder / "params.yaml"
+    parameters = yaml.safe_load(path.read_text())
+    parameters["export"] |= {"max_score_difference": -1.0, "max_box_difference": -1.0}
+    path.write_text(yaml.safe_dump(parameters))
+    said = refusal(promote, clone.folder)
+    assert "parity of scores is" in said and "at most -1 is required (export.max_score_difference)" in said and "parity of boxes is" in said and "parity of answers" not in said
+    assert Registry(clone.folder).find("candidate").stages == ("candidate",)
+
+
+def test_unknown_names_say_what_there_is(new_clone: Callable[[str], Clone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clone = new_clone("clone")
+    assert "no version of emodetect is registered here; run `git fetch --tags`" in refusal(resolve_model, "emodetect@production", clone.folder)
+    register(clone.folder)
+    for name in ("emodetect@v9.0.0", "emodetect@production"):
+        assert refusal(resolve_model, name, clone.folder) == f"emodetect has no version or stage '{name.split('@')[1]}'; there are v1.0.0 (candidate)."
+    assert "no version of somebody is registered here" in refusal(resolve_model, "somebody@production", clone.folder)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert "is not in a git repository" in refusal(resolve_model, "emodetect@production", tmp_path)
+
+    monkeypatch.chdir(clone.folder)
+    monkeypatch.setenv("EMODETECT_CACHE", str(tmp_path / "cache"))
+    pictures = "data/prepared/test/images"
+    assert main(["predict", pictures, "--model", "emodetect@candidate", "--confidence", "0"]) == 0 == main(["predict", pictures, "--model", str(MODEL), "--confidence", "0"])
+    named, by_path = capsys.readouterr().out.split("picture  ")[1:]
+    assert named == by_path
+    assert main(["predict", pictures, "--model", "emodetect@v2.0.0"]) == 1 and "no version or stage 'v2.0.0'" in capsys.readouterr().err
+
+
+def test_a_tag_needs_a_name_to_stand_in_it(new_clone: Callable[[str], Clone], monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = new_clone("clone")
+    clone.run("git", "config", "--unset", "user.email")
+    clone.run("git", "config", "user.useConfigOnly", "true")
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    assert "git does not know who you are" in refusal(register, clone.folder) and clone.run("git", "tag") == ""
