@@ -29,6 +29,7 @@ html_title = "emodetect"
 html_static_path = ["static"]
 html_css_files = ["own.css"]
 html_extra_path = ["root"]
+html_sidebars = {"README": [], "nbs/start": [], "docs/design": []}  # pages that have no siblings
 html_show_sphinx = html_copy_source = False
 html_theme_options = {
     "github_url": settings["git_url"],

@@ -26,7 +26,7 @@ def test_every_target_that_a_page_names_is_there(path: Path) -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
 def test_every_relative_link_leads_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+?)(?:#[^)\s]*)?\)", path.read_text())
-    local = [link for link in links if re.fullmatch(r"[\w./ -]+\.(?:md|ipynb|svg|png|jpg)|LICENSE|stages", link)]
+    local = [link for link in links if re.fullmatch(r"[\w./ -]+\.(?:md|ipynb|svg|png|jpg)|LICENSE", link)]
     assert not [link for link in local if not (path.parent / link).exists()]
 
 
@@ -67,3 +67,9 @@ def test_every_public_function_says_what_it_does_and_what_its_parameters_are() -
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
                 bare.append(f"{path.stem}.{node.name}")
     assert not bare
+
+
+def test_site_has_no_broken_link_and_every_page_a_place(tmp_path: Path) -> None:
+    options = ["--quiet", "--fail-on-warning", "--builder", "dummy", "--jobs", "auto", "--conf-dir", "docs", "--doctree-dir", str(tmp_path / "trees")]
+    done = subprocess.run(["sphinx-build", *options, ".", str(tmp_path / "site")], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
