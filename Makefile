@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 ENVIRONMENT := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYTHONPATH= PYTHONHASHSEED=0 JUPYTER_PLATFORM_DIRS=1
 LIBRARY := $(wildcard nbs/[0-9]*.ipynb)
-GUIDES := $(wildcard nbs/guides/*.ipynb)
+GUIDES := nbs/start.ipynb $(wildcard nbs/guides/*.ipynb)
 
 .PHONY: help
 help: ## list the targets
@@ -24,7 +24,22 @@ $(STAMP): requirements_dev.txt requirements_uv.txt settings.ini setup.py
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary :all: -r requirements_uv.txt
 	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes --allow-empty-requirements requirements_dev.txt requirements_uv.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(HOOKS)
 	@touch $@
+
+HOOKS = if test -e .git; then git config --local core.hooksPath .githooks; git config --local filter.notebook.clean '$(BIN)/python tools/notebooks.py --filter %f'; fi
+.PHONY: hooks
+hooks: setup ## have git clean notebooks and look at each commit, in this clone alone (`make setup` does it, too)
+	@$(HOOKS)
+
+COMMIT_ENVIRONMENT = $(ENVIRONMENT) PRE_COMMIT_HOME="$(CURDIR)/$(VENV)/pre-commit" KF_RULE_CACHE_DIR="$(CURDIR)/$(VENV)/kingfisher"
+.PHONY: check-commit
+check-commit: setup ## look at what is about to be committed: notebooks, package, style, secrets, large files
+	@$(COMMIT_ENVIRONMENT) pre-commit run
+
+.PHONY: check-all
+check-all: setup ## the same for every file
+	@$(COMMIT_ENVIRONMENT) pre-commit run --all-files
 
 .PHONY: unlock
 unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off while it was written
@@ -32,7 +47,7 @@ unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off 
 
 .PHONY: pipeline
 pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: only what changed
-	@$(ENVIRONMENT) dvc repro
+	@$(ENVIRONMENT) dvc repro $(STAGES)
 	@echo "the model       models/emodetect.onnx"
 	@echo "the figures     reports/evaluate/metrics.json"
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
@@ -53,20 +68,29 @@ soak: setup ## kill the training at many random moments, let it go on, compare e
 
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
-	@$(ENVIRONMENT) jupyter lab --notebook-dir . nbs/index.ipynb
+	@$(ENVIRONMENT) JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" jupyter lab --notebook-dir . nbs/start.ipynb
 
 .PHONY: notebooks
 notebooks: setup ## execute every library notebook and guide in place, generate the package and README.md
 	@$(ENVIRONMENT) nbdev_export
 	@for notebook in $(LIBRARY) $(GUIDES); do echo $$notebook; $(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace $$notebook; done
-	@$(ENVIRONMENT) nbdev_clean
+	@$(ENVIRONMENT) python tools/notebooks.py $(LIBRARY) $(GUIDES) || true
 	@$(MAKE) --no-print-directory readme
 
 .PHONY: readme
 readme: setup ## make README.md from nbs/index.ipynb
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --ExecutePreprocessor.extra_arguments=--IPKernelApp.log_level=ERROR --to notebook --execute --inplace nbs/index.ipynb
-	@$(ENVIRONMENT) nbdev_clean --fname nbs/index.ipynb
+	@$(ENVIRONMENT) python tools/notebooks.py nbs/index.ipynb || true
 	@$(ENVIRONMENT) jupyter nbconvert --log-level ERROR --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags remove_input --output-dir . --output README nbs/index.ipynb
+
+.PHONY: types
+types: setup ## check the types of the package
+	@$(ENVIRONMENT) mypy
+
+.PHONY: docs
+docs: setup ## make the site in docs/_site; a broken link fails
+	@$(ENVIRONMENT) PYTHONWARNINGS=ignore sphinx-build --quiet --fail-on-warning --keep-going --builder html --jobs auto --conf-dir docs --doctree-dir $(VENV)/doctrees . docs/_site/html
+	@echo "docs/_site/html/index.html: the site"
 
 .PHONY: params
 params: setup ## compose params.yaml from configs/, as `dvc exp run` does
@@ -87,6 +111,10 @@ verify-data: setup ## hold DVC's cache against its hashes: damaged files are nam
 repro-check: setup ## run the pipeline in three fresh clones, the third killed and gone on with, and compare every output
 	@$(ENVIRONMENT) python -m tests.repro_check
 
+.PHONY: repeat
+repeat: setup ## run every notebook, and count how many give again exactly what is stored in them
+	@$(ENVIRONMENT) python benchmarks/repeat.py
+
 .PHONY: bench-pipeline
 bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 	@$(ENVIRONMENT) python benchmarks/pipeline.py
@@ -98,6 +126,10 @@ bench-finding: pipeline ## compare the ways to find faces: whole picture, face f
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
+
+.PHONY: bench-commit
+bench-commit: setup ## time the checks before a commit on a small change
+	@$(COMMIT_ENVIRONMENT) python benchmarks/commit.py
 
 .PHONY: bench-storage
 bench-storage: setup ## time DVC on files and on one archive for each split (PICTURES=… for fewer than AffectNet has)
@@ -114,6 +146,23 @@ bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a
 .PHONY: bench-train
 bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
 	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
+
+BASE ?= origin/main
+.PHONY: compare
+compare: setup ## what this branch changes in parameters, data and figures, against BASE=origin/main
+	@$(ENVIRONMENT) python tools/compare.py $(BASE)
+
+.PHONY: comment
+comment: ## put the comparison under the pull request PULL_REQUEST
+	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
+
+.PHONY: dist
+dist: setup ## build the package into dist
+	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
+
+.PHONY: release
+release: ## publish dist as the release of the tag TAG
+	@gh release create "$$TAG" dist/* --verify-tag --generate-notes
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_HEADER', 'table_rows', 'record', 'model_file', 'predict', 'check', 'experiments', 'sweep', 'provenance',
-           'registry', 'parser', 'main']
+           'registry', 'doctor', 'parser', 'main']
 
 # %% ../nbs/40_cli.ipynb #40-cli-02
 import argparse
@@ -275,6 +275,15 @@ def _renamed(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=EMOTION")
     return name, emotion
 
+def doctor(arguments: argparse.Namespace) -> int:
+    "Run the command `doctor`; the exit code."
+    from dataclasses import asdict
+
+    from emodetect.doctor import examine, lacking, lines
+    findings = list(examine())
+    print(json.dumps([asdict(finding) for finding in findings], indent=2) if arguments.json else "\n".join(lines(findings)))
+    return int(bool(lacking(findings, arguments.purpose)))
+
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
     top = argparse.ArgumentParser(prog="emodetect", description="Find faces in pictures, say which emotion each appears to express, and check data sets of them.")
@@ -330,6 +339,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler, such as tcp://10.0.0.1:8786, instead of processes on this machine")
     command.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for the scheduler (default: %(default)g)")
     command.set_defaults(run=sweep)
+    command = commands.add_parser("doctor", help="say what is missing on this machine", description="Say what is missing on this machine, and how to get it. Nothing is changed. The exit code is 1 if something is missing that the purpose needs.")
+    command.add_argument("--for", choices=("use", "train", "develop"), default="use", dest="purpose", help="what you want to do (default: %(default)s)")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=doctor)
     return top
 
 def main(

@@ -40,6 +40,17 @@ def test_version_and_help() -> None:
     assert helped.returncode == 0 and "--json" in helped.stdout and "--save" in helped.stdout
 
 
+def test_doctor_needs_the_base_install_alone(tmp_path: Path) -> None:
+    done = emodetect("doctor", cwd=tmp_path)
+    assert done.returncode == 0 and [line for line in done.stdout.splitlines() if line.startswith("to ")] == ["to use", "to train", "to develop"], done.stderr
+    findings = json.loads(emodetect("doctor", "--json", cwd=tmp_path).stdout)
+    assert {"purpose": "use", "name": "model", "found": "", "remedy": "make pipeline makes it, or name another with --model", "needed": False} in findings
+    hidden = WITHOUT.replace("from emodetect", "import importlib.metadata as m\nm.requires = lambda _: ['numpy', 'absent; extra == \"train\"']\nfrom emodetect")
+    for purpose, code in (("use", 0), ("train", 1), ("develop", 1)):
+        done = subprocess.run([sys.executable, "-c", hidden, "doctor", "--for", purpose], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code and "absent missing: make setup" in done.stdout, done.stderr
+
+
 def test_table_of_a_folder(pipeline: Copy) -> None:
     done = emodetect("predict", "data/prepared/test/images", "--confidence", "0", cwd=pipeline.folder)
     assert done.returncode == 0, done.stderr
