@@ -46,7 +46,7 @@ unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off 
 	@test ! -e .dvc/tmp/rwlock || $(PYTHON) -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || { rm .dvc/tmp/rwlock; echo ".dvc/tmp/rwlock was cut off by a kill; it is removed"; }
 
 .PHONY: pipeline
-pipeline: setup unlock ## run fetch, weights, prepare, train, evaluate, export: only what changed
+pipeline: setup unlock ## run fetch, weights, prepare, train, calibrate, evaluate, export: only what changed
 	@$(ENVIRONMENT) dvc repro $(STAGES)
 	@echo "the model       models/emodetect.onnx"
 	@echo "the figures     reports/evaluate/metrics.json"
@@ -166,5 +166,5 @@ release: ## publish dist as the release of the tag TAG
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
-	@rm -rf data/raw data/prepared models/*.pt models/*.onnx reports/notebooks reports/prepare reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
+	@rm -rf data/raw data/prepared models/*.pt models/*.onnx models/calibration.json reports/notebooks reports/prepare reports/calibrate reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

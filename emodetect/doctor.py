@@ -87,10 +87,10 @@ def examine(
     project = Path(project)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     yield Finding("use", "Python", python, "" if sys.version_info >= (3, 11) else "emodetect needs 3.11 or newer: install it from python.org or your system's packages")
-    yield packages("use", required(), "pip install emodetect")
+    yield packages("use", required(), "pip install . in a clone of the project")
     model = project / "models" / "emodetect.onnx"
     yield Finding("use", "model", "models/emodetect.onnx" if model.is_file() else "", "" if model.is_file() else "make pipeline makes it, or name another with --model", needed=False)
-    yield packages("train", required("train"), "make setup, or pip install 'emodetect[train]'")
+    yield packages("train", required("train"), "make setup, or pip install '.[train]'")
     yield program("train", "git", ["git"], "apt install git, brew install git, or git-scm.com")
     yield program("train", "make", ["make"], "apt install make, or xcode-select --install; on Windows use WSL")
     free = shutil.disk_usage(project).free / GIGABYTE

@@ -95,9 +95,10 @@ def compare(
     paths: Sequence[Path],  # picture files
     description: dict[str, Any],  # as `describe` makes it
     batch: int = 16,  # pictures at once
+    finder: bytes = b"",  # the face finder's file, for the modes `faces` and `both`
 ) -> Parity:
     "Run two networks over picture files and tell how far they differ; `DataError` if a picture cannot be read."
-    size = description["image_size"]
+    size, detectors = description["image_size"], [make_detector(network, description, finder) for network in (reference, candidate)]
     scores, boxes, faces, different = [0.0], [0.0], 0, 0
     for start in range(0, len(paths), batch):
         pictures = [decode_picture(path) for path in paths[start:start + batch]]
@@ -108,7 +109,7 @@ def compare(
         visible = first[:, 4:].max(axis=1) >= 0.01
         scores.append(float(difference[:, 4:].max()))
         boxes.append(float((difference[:, :4].max(axis=1) * visible).max()))
-        for one, other in zip(*(make_detector(network, description, mode="frame")(pictures) for network in (reference, candidate)), strict=True):
+        for one, other in zip(*(detector(pictures) for detector in detectors), strict=True):
             faces += len(one)
             different += _different_answers(one, other)
     return Parity(len(paths), faces, max(scores), max(boxes), different)

@@ -79,8 +79,8 @@ def facts(
 ) -> dict[str, dict[str, Any]]:  # what a person asks for → item → value
     "A step as a table: data, weights, code, lock file, parameters, seed, threads and libraries."
     flat = flatten(step.parameters)
-    kinds = {"data/": "data", "models/pretrained": "weights", "models/": "checkpoint"}
-    table: dict[str, dict[str, Any]] = {name: {} for name in ("data", "weights", "checkpoint")}
+    kinds = {"data/": "data", "models/pretrained": "weights", "models/yunet": "weights", "models/calibration": "calibration", "models/": "checkpoint"}
+    table: dict[str, dict[str, Any]] = {name: {} for name in ("data", "weights", "checkpoint", "calibration")}
     for path, identity in step.data.items():
         table[next((kind for start, kind in kinds.items() if path.startswith(start)), "data")][path] = identity
     return table | {

@@ -252,12 +252,14 @@ def read_at(
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
-    name = ""
+    found: dict[str, bytes] = {}
     try:
         with closing(DVCFileSystem(str(folder), rev=commit)) as files:
-            return {name: files.read_bytes(name) for name in names}
+            for name in names:
+                found[name] = files.read_bytes(name)
     except (DvcException, SCMError, OSError) as error:
-        raise ModelError(f"{name or names[0]} of the commit {commit[:10]} is in neither the cache nor the remote ({str(error).splitlines()[0]}); run `dvc push` where it was made.") from error
+        raise ModelError(f"{names[len(found)]} of the commit {commit[:10]} is in neither the cache nor the remote ({str(error).splitlines()[0]}); run `dvc push` where it was made.") from error
+    return found
 
 # %% ../nbs/32_registry.ipynb #32-registry-16
 NAMED = re.compile(r"(?P<artifact>[A-Za-z0-9][\w-]*)@(?P<wanted>v\d+\.\d+\.\d+[\w.+-]*|[A-Za-z][\w-]*)")

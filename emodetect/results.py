@@ -49,7 +49,7 @@ def pictures_of(
 @dataclass(frozen=True, eq=False)
 class Frame:
     "A picture and where it comes from."
-    name: str  # the file, `camera 0`, or what the caller named it
+    name: str  # the file, `camera 0`, `array` or `bytes`
     picture: np.ndarray  # RGB, uint8, height × width × 3
     number: int = 0  # of the frame in a film, from 0
     seconds: float = 0.0  # from the film's beginning
@@ -87,10 +87,11 @@ def frames(
         yield Frame("array", source)
     elif isinstance(source, bytes):
         yield Frame("bytes", decode_picture(source))
-    elif isinstance(source, int) or (isinstance(source, (str, Path)) and Path(source).suffix.lower() in VIDEO_SUFFIXES):
+    elif isinstance(source, int):
         yield from film_frames(source)
     elif isinstance(source, (str, Path)):
-        yield from (Frame(str(path), decode_picture(path)) for path in pictures_of(source))
+        for path in pictures_of(source):
+            yield from film_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else [Frame(str(path), decode_picture(path))]
     else:
         for one in source:
             yield from frames(one)

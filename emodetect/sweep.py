@@ -40,7 +40,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from .core import DataError, EmodetectError, ModelError, ParameterError, cores, end_with_parent, sha256_file
 from .experiments import CURVES, Experiment
 from .manifest import MANIFEST
-from .training import OPTIMIZERS, Epoch, Hyperparameters, train
+from .training import OPTIMIZERS, PRECISIONS, Epoch, Hyperparameters, train
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -95,7 +95,7 @@ def _fitting(name: str, value: Any) -> Any:
     kind = type(getattr(Hyperparameters(), FIELDS[name]))
     value = float(value) if kind is float and type(value) is int else value
     if type(value) is not kind:
-        kinds = {bool: "true or false", int: "a whole number", float: "a number such as 0.0001", str: f"one of {', '.join(OPTIMIZERS)}"}
+        kinds = {bool: "true or false", int: "a whole number", float: "a number such as 0.0001", str: f"one of {', '.join(PRECISIONS if name == 'train.precision' else OPTIMIZERS)}"}
         raise ParameterError(f"{name} is {value!r}, but {kinds[kind]} is expected; correct it.")
     try:
         Hyperparameters(**{FIELDS[name]: value})
@@ -116,6 +116,7 @@ class Fixed:
     seed: int
     threads: int
     device: str
+    missing_emotions: str  # as `train.missing_emotions`
 
     def check(self) -> None:
         "`DataError` if the inputs are not here or not the same as where the sweep was started."
@@ -135,7 +136,7 @@ def read_fixed(
     try:
         given = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
         parameters = Hyperparameters(**{each: given[name.split(".")[0]][each] for name, each in FIELDS.items()})
-        shared = given["model"]["architecture"], parameters, given["train"]["seed"], given["threads"], given["train"]["device"]
+        shared = given["model"]["architecture"], parameters, given["train"]["seed"], given["threads"], given["train"]["device"], given["train"]["missing_emotions"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ParameterError(f"params.yaml: cannot be used ({error}); make it anew with `make params`.") from error
     return Fixed(str(data), str(weights), sha256_file(data / MANIFEST), sha256_file(weights), *shared)
@@ -168,7 +169,7 @@ def run_trial(
     pruned, failure = False, ""
     with tempfile.TemporaryDirectory() as own:
         try:
-            train(_own_view(fixed.data, Path(own)), fixed.weights, Path(own) / "trial.pt", fixed.architecture, parameters, fixed.seed, fixed.threads, fixed.device, told)
+            train(_own_view(fixed.data, Path(own)), fixed.weights, Path(own) / "trial.pt", fixed.architecture, parameters, fixed.seed, fixed.threads, fixed.device, told, missing_emotions=fixed.missing_emotions)
         except _Pruned:
             pruned = True
         except ModelError as error:
@@ -188,7 +189,8 @@ def _own_view(data: str, folder: Path) -> Path:
         if place.is_dir():
             (view / place.parent.name).mkdir(parents=True, exist_ok=True)
             (view / place.parent.name / place.name).symlink_to(place, target_is_directory=True)
-    (view / "data.yaml").symlink_to(Path(data) / "data.yaml")
+    for name in ("data.yaml", MANIFEST):
+        (view / name).symlink_to(Path(data) / name)
     return view
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-15

@@ -21,7 +21,12 @@ from emodetect.detector import decode_picture, load_detector
 from emodetect.provenance import Provenance, dvc_id, read_provenance
 from emodetect.yolo import load_checkpoint
 
-FILES = {"models/emodetect.pt": ["train"], "models/emodetect.onnx": ["train", "export"], "reports/evaluate/metrics.json": ["train", "evaluate"]}
+FILES = {
+    "models/emodetect.pt": ["train"],
+    "models/calibration.json": ["train", "calibrate"],
+    "models/emodetect.onnx": ["train", "calibrate", "export"],
+    "reports/evaluate/metrics.json": ["train", "calibrate", "evaluate"],
+}
 
 
 @pytest.fixture

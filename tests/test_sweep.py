@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models" / "pretrained.pt").touch()
     (folder / "space.yaml").write_text(SPACE)
     train = {name: getattr(Hyperparameters(epochs=2, batch=8), each) for name, each in module.FIELDS.items()}
-    parameters: dict = {"model": {"architecture": "yolo11n"}, "train": {"seed": 0, "device": "cpu"}, "threads": 1}
+    parameters: dict = {"model": {"architecture": "yolo11n"}, "train": {"seed": 0, "device": "cpu", "missing_emotions": "allow"}, "threads": 1}
     for name, value in (train | {"model.image_size": 64}).items():
         group, _, key = name.partition(".")
         parameters[group][key] = value
