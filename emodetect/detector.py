@@ -331,6 +331,8 @@ def make_detector(
     "The detector that a description tells of; `ModelError` if the finder is damaged, `ParameterError` for a value out of range."
     from emodetect.yunet import load_yunet
     description = SETTINGS | dict(description)  # a model of an earlier version lacks later settings
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise ParameterError(f"confidence is {confidence}; give a number from 0 to 1.")
     score, best = (description["face_score"], description["confidence"]) if confidence is None else (confidence, confidence)
     find = load_yunet(finder, score, description["smallest_face"]) if finder else None
     return Detector(

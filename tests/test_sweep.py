@@ -159,7 +159,7 @@ def test_a_running_scheduler_is_used(project: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("space", "arguments", "sentence"),
     [
-        ("train.lrO: [0.1]", [], "space.yaml: 'train.lrO' is no parameter of a training; choose of model.image_size, train.epochs"),
+        ("train.lrO: [0.1]", [], "space.yaml: 'train.lrO' is no parameter of a training; choose of model.image_size, train.precision"),
         ("", [], "space.yaml: the space is empty; give it at least one parameter"),
         ("train.lr0: {low: 0.1, high: 7}", [], "space.yaml: train.lr0: lr0 is 7.0; give a value from 1e-07 to 1.0."),
         (SPACE, ["--scheduler", "tcp://127.0.0.1:9", "--timeout", "1"], "no Dask scheduler with a worker answers at tcp://127.0.0.1:9 within 1 s"),
