@@ -419,7 +419,6 @@ def _on_worker(fixed: Fixed, chosen: dict[str, Any], number: int, topic: str) ->
 def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fixed: Fixed, on_trial: Callable[[FrozenTrial], None]) -> None:
     "Keep every thread of a cluster busy with a trial until none is waiting; `EmodetectError` if the cluster is gone."
     from distributed import CancelledError, Future, Queue
-    from distributed.comm import CommClosedError
     topic, inbox = f"emodetect-{uuid.uuid4().hex}", SimpleQueue()
     running: dict[str, tuple[Future, Trial]] = {}
 
@@ -440,7 +439,9 @@ def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fix
                 future, trial = running.pop(arrived.key)
                 on_trial(_finish(study, trial, _result(future)))
                 start()
-    except (CancelledError, CommClosedError) as error:
+    except (CancelledError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk; a scheduler that cannot be reached has no number
+            raise
         raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
     finally:
         with suppress(Exception):  # the cluster itself may be gone
