@@ -440,7 +440,7 @@ def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fix
                 on_trial(_finish(study, trial, _result(future)))
                 start()
     except (CancelledError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk; a scheduler that cannot be reached has no number
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):  # of the disk
             raise
         raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
     finally:
