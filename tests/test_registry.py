@@ -159,7 +159,7 @@ def test_what_cannot_be_made_again_by_others_is_not_registered(new_clone: Callab
     parameters = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(parameters.replace("confidence: 0.25", "confidence: 0.3"))
     clone.commit()
-    assert "dvc.lock is not what this commit makes (evaluate: detector; export: detector); run `dvc repro`" in refusal(register, folder)
+    assert "dvc.lock is not what this commit makes (calibrate: detector; evaluate: detector; export: detector); run `dvc repro`" in refusal(register, folder)
     clone.run("git", "reset", "--quiet", "--hard", "HEAD~1")
 
     model = (folder / MODEL).read_bytes()
