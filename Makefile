@@ -60,8 +60,7 @@ experiments: setup ## compare DVC's experiments: a short table, and a page with 
 
 .PHONY: test
 test: setup ## run the whole test suite and print the coverage
-	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report= --ignore tests/test_registry.py
-	@$(ENVIRONMENT) pytest --cov --cov-append --cov-report term-missing:skip-covered tests/test_registry.py # by itself: after Dask's tests it finds its standard error closed
+	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
 soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)

@@ -29,6 +29,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.cell.execution_count = None if item.path.parent.name == "stages" else 1
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count coverage in the test processes alone: nbval, which asks for this option, would count in the kernels, too.
+
+    They run the notebooks' own copies of the functions. pytest-cov has read the option by now.
+    """
+    session.config.option.cov_source = None
+
+
 class Copy:
     """A copy of the project in a folder of its own, under git and DVC, with small parameters."""
 

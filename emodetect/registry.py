@@ -9,10 +9,11 @@ __all__ = ['ARTIFACT', 'CANDIDATE', 'PRODUCTION', 'GATES', 'NAMED', 'Version', '
 # %% ../nbs/32_registry.ipynb #32-registry-02
 import hashlib
 import json
+import logging.config
 import operator
 import re
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,16 @@ from .weights import default_cache
 # %% ../nbs/32_registry.ipynb #32-registry-04
 ARTIFACT = "emodetect"  # the name in dvc.yaml
 CANDIDATE, PRODUCTION = "candidate", "production"
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    "Import GTO in it: its import sets up logging for a program of its own (gto/log.py), which would close the handlers of ours."
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda config: None
+    try:
+        yield
+    finally:
+        logging.config.dictConfig = configure
 
 @dataclass(frozen=True)
 class Version:
@@ -43,7 +54,8 @@ class Registry:
     @cached_property
     def tags(self) -> list[tuple[dict[str, Any], str]]:
         "The artifact's tags as GTO reads them, each with its commit, in the order in which they were made; `ModelError` without git."
-        from gto.tag import parse_name
+        with _own_logging():
+            from gto.tag import parse_name
         listed = git(self.folder, "for-each-ref", "--format=%(refname:short) %(objectname) %(*objectname)", "refs/tags")
         if listed is None:
             raise ModelError(f"{'this folder' if self.folder == Path() else self.folder} is not in a git repository, and the versions of the model are tags there; run this in a clone of the project.")
@@ -205,8 +217,9 @@ def register(
 
 def _tag(folder: Path, act: str, **what: Any) -> list[str]:
     "Let GTO make a tag; its name."
-    from gto import api
-    from gto.exceptions import GTOException
+    with _own_logging():
+        from gto import api
+        from gto.exceptions import GTOException
     if not git(folder, "var", "GIT_COMMITTER_IDENT"):
         raise ModelError("git does not know who you are, and a tag names its maker; run `git config user.name NAME` and `git config user.email ADDRESS`.")
     try:

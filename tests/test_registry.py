@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,3 +223,15 @@ def test_a_tag_needs_a_name_to_stand_in_it(new_clone: Callable[[str], Clone], mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     assert "git does not know who you are" in refusal(register, clone.folder) and clone.run("git", "tag") == ""
+
+
+def test_logging_of_the_program_stays_open(tmp_path: Path) -> None:
+    program = (
+        "import logging, sys; from pathlib import Path; from emodetect.registry import Registry\n"
+        "stream = open(sys.argv[1], 'w'); handler = logging.StreamHandler(stream); handler.close = stream.close\n"
+        "logging.getLogger().addHandler(handler); Registry(Path(sys.argv[2])).versions\n"
+        "import gto.tag; logging.getLogger().warning('still here')"
+    )
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    subprocess.run([sys.executable, "-c", program, tmp_path / "log", tmp_path], capture_output=True, text=True)
+    assert (tmp_path / "log").read_text() == "still here\n"

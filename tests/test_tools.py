@@ -14,7 +14,8 @@ def test_lagging_stages_are_named(new_copy: Callable[[], Copy]) -> None:
     known = next(dependency["path"] for dependency in weights if dependency["path"].startswith("emodetect/weights"))
     (copy.folder / known).write_text("changed\n")
     told = copy.run(sys.executable, "tools/pipeline_lag.py", known, "README.md").stdout
-    assert told.startswith("weights") and f"ran before these changed: {known};" in told
+    stages, _, changed = told.partition(" ran before these changed: ")
+    assert "weights" in stages.split(", ") and changed.startswith(f"{known};")
     assert copy.run(sys.executable, "tools/pipeline_lag.py", "README.md").stdout == ""
     (copy.folder / "dvc.lock").unlink()
     assert copy.run(sys.executable, "tools/pipeline_lag.py", known).stdout == "", "nothing ran yet"
