@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Disturb', 'DISTURBANCES', 'Box', 'SLIGHT', 'Disturbance', 'blur', 'noise', 'jpeg', 'darkness', 'low_resolution',
-           'rotation', 'occlusion', 'turned', 'Strained', 'right_of', 'strain', 'Slight', 'Invariance', 'invariances']
+           'rotation', 'occlusion', 'turned', 'Strained', 'right_of', 'strain', 'plot_strain', 'Slight', 'Invariance',
+           'invariances']
 
 # %% ../nbs/26_robustness.ipynb #26-robustness-02
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from .detector import Detection, Detector, decode_picture
 from .evaluation import Judged, match
 from .intervals import Interval, shares
 from .labels import EMOTIONS, Face
+from .plots import Plot, figure
 
 # %% ../nbs/26_robustness.ipynb #26-robustness-04
 Disturb = Callable[[np.ndarray, float, Sequence[Face]], np.ndarray]  # picture (RGB, uint8), strength, its faces → picture
@@ -133,7 +135,30 @@ def strain(
     wholes = np.repeat(np.array([[len(there)] for there in faces], float), len(steps), axis=1)
     return [Strained(one.name if one else "", one.unit if one else "", strength, share) for (one, strength), share in zip(steps, shares(np.stack(columns, axis=1), wholes), strict=True)]
 
-# %% ../nbs/26_robustness.ipynb #26-robustness-13
+# %% ../nbs/26_robustness.ipynb #26-robustness-12
+def plot_strain(
+    borne: Sequence[Strained],  # as `strain` gives them
+) -> Plot:
+    "The share of right faces over the strength, one panel for each disturbance, with 95 % intervals and the undisturbed share."
+    names = list(dict.fromkeys(one.name for one in borne if one.name))
+    columns = 4
+    made, axes = figure(max(1, -(-len(names) // columns)), columns, width=11, height=2.6 * max(1, -(-len(names) // columns)))
+    for axis in axes.flat[len(names):]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, names, strict=False):
+        rows = [one for one in borne if one.name == name]
+        places = range(len(rows))
+        axis.axhline(borne[0].right.value, color="0.5", linestyle=":", linewidth=1)
+        axis.fill_between(places, [one.right.low for one in rows], [one.right.high for one in rows], color="#0072B2", alpha=0.2, linewidth=0)
+        axis.plot(places, [one.right.value for one in rows], marker="o", markersize=4, color="#0072B2")
+        axis.set_xticks(places, [f"{one.strength:g}" for one in rows])
+        axis.set(title=name, xlabel=rows[0].unit, ylim=(0, 1.02))
+        axis.spines[["top", "right"]].set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("right")
+    return made
+
+# %% ../nbs/26_robustness.ipynb #26-robustness-15
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 @dataclass(frozen=True)
