@@ -20,7 +20,7 @@ from emodetect.checkout import origin_of
 from emodetect.manifest import MANIFEST, pictures_of
 from emodetect.provenance import read_provenance
 
-STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export"]
+STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export", "report"]
 
 
 def ran(output: str) -> set[str]:
@@ -87,9 +87,10 @@ def test_dvclive_keeps_every_epoch(pipeline: Copy) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"evaluate": {"gallery": 5}}, {"evaluate"}),
-        ({"export": {"parity_pictures": 3}}, {"export"}),
-        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export"}),
+        ({"evaluate": {"gallery": 5}}, {"evaluate", "report"}),  # its provenance, and so its metrics, name the parameter
+        ({"export": {"parity_pictures": 3}}, {"export", "report"}),
+        ({"report": {"gallery": 5}}, {"report"}),
+        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export", "report"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
