@@ -32,8 +32,8 @@ GATES = (
     Gate("parity of answers", PARITY, "parity.different_answers", 0, at_least=False),
     Gate("mAP50", METRICS, "map50", "registry.min_map50", at_least=True),
     Gate("calibration error", METRICS, "calibration_error", "registry.max_calibration_error", at_least=False),
-    Gate("lead over every baseline, at least", REPORT, "least_lead", "registry.min_lead", at_least=True),
-    Gate("right of the worst emotion, at most", REPORT, "worst_emotion_at_best", "registry.min_recall", at_least=True),
+    Gate("lead over the nearest baseline", REPORT, "least_lead", "registry.min_lead", at_least=True),
+    Gate("right of the worst emotion", REPORT, "worst_emotion_at_best", "registry.min_recall", at_least=True),
 )
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Passed:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{'pass' if self.passed else 'FAIL'}   {self.name:<36} {self.figure:<12} {self.asked}"
+        return f"{'pass' if self.passed else 'FAIL'}   {self.name:<32} {self.figure:<10}   {self.asked}"
 
 def pass_gates(
     figures: dict[str, dict[str, Any]],  # file → its content
