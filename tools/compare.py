@@ -41,12 +41,14 @@ def beyond_noise(commit: str) -> str:
     before = subprocess.run(["git", "show", f"{commit}:{OUTCOMES_FILE}"], capture_output=True, text=True)
     if before.returncode or not Path(OUTCOMES_FILE).is_file():
         return f"Not known: {OUTCOMES_FILE} is missing {'there' if before.returncode else 'here'}."
-    return "\n".join(versus_lines(versus(read_outcomes(before.stdout), read_outcomes(Path(OUTCOMES_FILE).read_text(encoding="utf-8")))))
+    now = read_outcomes(Path(OUTCOMES_FILE).read_text(encoding="utf-8"))
+    return "\n".join(versus_lines(versus(read_outcomes(before.stdout), now)))
 
 
 def main(commit: str) -> None:
     """Compare the workspace with a commit."""
-    parts = {"Parameters": dvc("params", "diff", "--md", commit), "Data and models": outputs(commit), "Figures": dvc("metrics", "diff", "--md", commit), "Beyond noise?": beyond_noise(commit)}
+    parts = {"Parameters": dvc("params", "diff", "--md", commit), "Data and models": outputs(commit), "Figures": dvc("metrics", "diff", "--md", commit)}
+    parts["Beyond noise?"] = beyond_noise(commit)
     text = "\n\n".join(f"## {title}\n\n{body or 'No change.'}" for title, body in parts.items()) + "\n"
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(text, encoding="utf-8")
