@@ -44,7 +44,8 @@ def noise(picture: np.ndarray, strength: float, faces: Sequence[Face]) -> np.nda
 
 def jpeg(picture: np.ndarray, strength: float, faces: Sequence[Face]) -> np.ndarray:
     "Compressed as JPEG with this quality."
-    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(strength)])[1], cv2.IMREAD_COLOR)
+    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(strength)])[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
 
 def darkness(picture: np.ndarray, strength: float, faces: Sequence[Face]) -> np.ndarray:
     "This share of the light."
