@@ -39,13 +39,15 @@ def wilson(
 
 def by_emotion(
     matrix: np.ndarray,  # 9 × 9, as `emodetect.evaluation.confusion_matrix` gives it
-) -> dict[str, dict[str, float]]:  # emotion → faces, right (share found and named as labelled), low, high
+) -> dict[str, dict[str, float]]:  # emotion → faces, right (share found and named as labelled), low, high, precision, f1
     "How each emotion fares, of all its labelled faces."
     found = {}
     for index, emotion in enumerate(EMOTIONS):
         faces, right = int(matrix[index].sum()), int(matrix[index, index])
         low, high = wilson(right, faces)
-        found[emotion] = {"faces": faces, "right": right / faces if faces else 0.0, "low": low, "high": high}
+        answers = int(matrix[:, index].sum())
+        scores = {"precision": right / answers if answers else 0.0, "f1": 2 * right / (faces + answers) if faces + answers else 0.0}
+        found[emotion] = {"faces": faces, "right": right / faces if faces else 0.0, "low": low, "high": high} | scores
     return found
 
 def unjudged(
