@@ -9,6 +9,7 @@ __all__ = ['SURE', 'STYLE', 'wilson', 'by_emotion', 'unjudged', 'Evidence', 'per
 # %% ../nbs/33_report.ipynb #33-report-02
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ class Evidence:
     slices: Sequence[Slice]
     strained: Sequence[Strained] = ()  # empty: not measured
     invariances: Sequence[Invariance] = ()
+    caution: str = ""  # what the pictures cannot tell, a sentence
 
 def percent(
     interval: Interval,
@@ -80,7 +82,7 @@ def verdict(
     evidence: Evidence,
 ) -> str:
     "What an expert would say of a detector, in one paragraph."
-    return " ".join(filter(None, (_finding(evidence), _beating(evidence), _judging(evidence), _trusting(evidence), _slicing(evidence), _straining(evidence))))
+    return " ".join(filter(None, (_finding(evidence), _beating(evidence), _judging(evidence), _trusting(evidence), _slicing(evidence), _straining(evidence), evidence.caution)))
 
 def _finding(evidence: Evidence) -> str:
     faces = int(sum(values["faces"] for values in evidence.emotions.values()))
@@ -93,9 +95,9 @@ def _beating(evidence: Evidence) -> str:
     others = [one for one in evidence.baselines if one.lead]
     lost = [one.name for one in others if not one.beaten]
     if lost:
-        return f"It does not beat {' and '.join(lost)} beyond chance: it is not worth using."
+        return f"It does not beat this beyond chance: {'; '.join(lost)}. It is not worth using."
     least = min((one.lead.value for one in others if one.lead), default=0.0)
-    return f"On the same faces it beats {' and '.join(one.name for one in others)}, the nearest by {100 * least:.1f} points." if others else ""
+    return f"On the same faces it beats what costs nothing ({'; '.join(one.name for one in others)}), the best of it by {100 * least:.1f} points." if others else ""
 
 def _judging(evidence: Evidence) -> str:
     few = unjudged(evidence.emotions)
@@ -152,9 +154,9 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h1{line-height:1.2}h2{margin-top:3rem;border-top:1px solid var(--line);padding-top:1rem}
 .verdict{background:var(--warm);border-left:.3rem solid #d55e00;padding:.6rem 1rem;font-size:1.08em}
 nav{columns:2;font-size:.95em}figure{margin:1.5rem 0}figcaption,caption{color:var(--quiet);font-size:.92em;text-align:left;caption-side:bottom;padding-top:.4rem}
-img{max-width:100%;background:#fff;border-radius:.3rem}.wide{overflow-x:auto}
+img{max-width:100%;background:#fff;border-radius:.3rem}.wide{overflow-x:auto;margin:1.5rem 0}
 table{border-collapse:collapse;font-size:.92em;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-td:first-child,th:first-child{text-align:left}tr.bad td{color:#d03b00;font-weight:600}tr.quiet td{color:var(--quiet)}
+th{white-space:normal;vertical-align:bottom}td:first-child,th:first-child{text-align:left}tr.bad td{color:#d03b00;font-weight:600}tr.quiet td{color:var(--quiet)}
 footer{margin-top:4rem;color:var(--quiet);font-size:.9em;border-top:1px solid var(--line)}code{font-size:.9em;overflow-wrap:anywhere}
 """
 
@@ -165,10 +167,11 @@ class Section:
     parts: Sequence[str]  # HTML, as `words`, `table` and `picture` make it
 
 def words(
-    text: str,
+    text: str,  # what stands between backquotes is code
 ) -> str:
     "A paragraph."
-    return f"<p>{html.escape(text, quote=False)}</p>"
+    marked = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    return f"<p>{marked}</p>"
 
 def table(
     header: Sequence[str],
