@@ -129,6 +129,8 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_ends(project: 
 
 
 def test_a_scheduler_that_dies_ends_the_sweep_with_one_sentence(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client
+
     address = f"tcp://127.0.0.1:{free_port()}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     dask = str(Path(sys.executable).with_name("dask"))
@@ -137,7 +139,9 @@ def test_a_scheduler_that_dies_ends_the_sweep_with_one_sentence(project: Path, t
         subprocess.Popen([dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"], **quiet) as worker,
     ):
         try:
-            with cluster(address, timeout=60) as client:
+            with Client(address, timeout=60) as first:
+                first.wait_for_workers(1, timeout=60)
+            with cluster(address, timeout=5) as client:
                 proposed = module._proposed
 
                 def last(*given: object) -> object:
