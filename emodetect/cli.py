@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_HEADER', 'table_rows', 'record', 'model_file', 'predict', 'check', 'experiments', 'sweep', 'provenance',
-           'registry', 'doctor', 'parser', 'main']
+           'registry', 'evaluate', 'gate', 'doctor', 'parser', 'main']
 
 # %% ../nbs/40_cli.ipynb #40-cli-02
 import argparse
@@ -267,6 +267,20 @@ def registry(arguments: argparse.Namespace) -> int:
     print(f"emodetect {version} is {place}; share it with `git push origin {' '.join(tags)}`.")
     return 0
 
+# %% ../nbs/40_cli.ipynb #n9fa9fa7c
+def evaluate(arguments: argparse.Namespace) -> int:
+    "Run the command `evaluate`; the exit code."
+    acts = _with_train("predictions", "`emodetect evaluate`")
+    figures = acts.evaluate_predictions(arguments.predictions, arguments.data, arguments.split, arguments.confidence)
+    print(json.dumps(figures, indent=2) if arguments.json else "\n".join(acts.report_lines(figures)))
+    return 0
+
+def gate(arguments: argparse.Namespace) -> int:
+    "Run the command `gate`; 0 if every gate is passed, else 1."
+    passed = _with_train("registry", "`emodetect gate`").gate(arguments.project)
+    print(json.dumps([asdict(one) for one in passed], indent=2) if arguments.json else "\n".join(map(str, passed)))
+    return int(not all(one.passed for one in passed))
+
 # %% ../nbs/40_cli.ipynb #40-cli-15
 def _renamed(text: str) -> tuple[str, str]:
     "NAME=EMOTION as a pair."
@@ -323,6 +337,17 @@ def parser() -> argparse.ArgumentParser:
     for act in acts.choices.values():
         act.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="the clone of the project (default: this folder)")
     command.set_defaults(run=registry)
+    command = commands.add_parser("evaluate", help="judge somebody's predictions", description="Judge the predictions of any detector on a prepared data set, with the same figures and intervals as ours.")
+    command.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="COCO JSON: a list of results, or a dictionary with images, categories and annotations")
+    command.add_argument("--data", type=Path, default=Path("data/prepared"), metavar="DIR", help="the prepared data set (default: %(default)s)")
+    command.add_argument("--split", choices=("train", "valid", "test"), default="test", help="the split whose pictures were answered (default: %(default)s)")
+    command.add_argument("--confidence", type=float, default=0.25, metavar="C", help="answers less sure than this find no face, 0 to 1; average precision counts all (default: %(default)g)")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=evaluate)
+    command = commands.add_parser("gate", help="ask whether this model may go into production", description="Print each gate with its figure, for the files that the pipeline made here. The exit code is 0 if all are passed, 1 if not.")
+    command.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="the clone of the project (default: this folder)")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=gate)
     command = commands.add_parser("experiments", help="compare DVC's experiments", description="Compare the experiments of the DVC project in this folder: what differs, and what came of it.")
     command.add_argument("--all", action="store_true", help="experiments on all commits, not only on the current one")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table into this file")

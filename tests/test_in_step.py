@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from emodetect.registry import GATES
+from emodetect.gates import GATES
 from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
 
 PROJECT = Path(__file__).parent.parent
