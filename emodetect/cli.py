@@ -187,7 +187,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     try:
         import distributed  # noqa: F401  (imported where the cluster is made, after minutes of other work)
         from emodetect.experiments import ranked, table_text
-        from emodetect.sweep import as_command, cluster, read_fixed, read_space
+        from emodetect.sweep import as_command, cluster, edited, read_fixed, read_space
         from emodetect.sweep import sweep as run_sweep
     except ImportError as error:
         _complain(f"`emodetect sweep` needs {error.name}, which this install lacks; install emodetect[train,cluster].")
@@ -203,7 +203,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         found = run_sweep(fixed, space, study, arguments.trials, arguments.seed, client, told)
     print(table_text(found))
     best = ranked([one for one in found if one.state == "done"])[:1]
-    print(f"the study        {study}", *(f"the best again   {as_command(one, space)}" for one in best), sep="\n")
+    print(f"the study        {study}", *(f"the best again   {as_command(one, space, edited())}" for one in best), sep="\n")
     return 0
 
 # %% ../nbs/40_cli.ipynb #n3979c9d5

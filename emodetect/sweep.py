@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Space', 'FIELDS', 'EXAMPLE', 'NAME', 'PRUNED_FROM', 'ANSWER_SECONDS', 'read_space', 'declared_values', 'Fixed',
-           'read_fixed', 'Outcome', 'run_trial', 'identity', 'opened_study', 'sweep', 'read_study', 'as_command',
-           'run_apart', 'main', 'cluster']
+           'read_fixed', 'Outcome', 'run_trial', 'identity', 'opened_study', 'sweep', 'read_study', 'edited',
+           'as_command', 'run_apart', 'main', 'cluster']
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-03
 import copy
@@ -14,6 +14,8 @@ import json
 import logging
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook, tqdm, which Optuna imports, asks for widgets
@@ -37,7 +41,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from .core import DataError, EmodetectError, ModelError, ParameterError, cores, end_with_parent, sha256_file
+from .core import DataError, EmodetectError, ModelError, ParameterError, cores, end_with_parent, flatten, sha256_file
 from .experiments import CURVES, Experiment
 from .manifest import MANIFEST
 from .training import OPTIMIZERS, PRECISIONS, Epoch, Hyperparameters, train
@@ -341,12 +345,25 @@ def read_study(
         for trial in study.get_trials(deepcopy=False)
     ]
 
+def edited(
+    project: str | Path = ".",  # the folder with params.yaml and configs/
+) -> dict[str, Any]:  # dotted name (+ before it: configs/ lack it) → value
+    "The values of params.yaml that configs/ do not compose. `dvc exp run` composes anew and forgets them, unless they are given to it."
+    project = Path(project).resolve()
+    with initialize_config_dir(str(project / "configs"), version_base=None):
+        composed = flatten(OmegaConf.to_container(compose("config"), resolve=True))
+    given = flatten(yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8")))
+    return {name if name in composed else f"+{name}": value for name, value in given.items() if name not in composed or composed[name] != value}
+
 def as_command(
     experiment: Experiment,
     space: Space,
+    edits: Mapping[str, Any] = {},  # see `edited`
 ) -> str:
     "What makes a trial an experiment of DVC: the same training with the same seed, then evaluated and exported."
-    return " ".join([f"dvc exp run --name {experiment.name}", *(f"-S {name}={experiment.parameters[name]}" for name in space)])
+    values = dict(edits) | {name: experiment.parameters[name] for name in space}
+    plain = {name: value if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) else json.dumps(value) for name, value in values.items()}
+    return " ".join([f"dvc exp run --name {experiment.name}", *(f"-S {shlex.quote(f'{name}={value}')}" for name, value in plain.items())])
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-32
 class _Lost(Exception):
