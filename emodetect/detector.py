@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY', 'Network', 'FaceFinder', 'MODES', 'METADATA_KEY',
-           'FINDER_KEY', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture', 'decode_plain', 'Letterbox', 'letterbox',
-           'Detection', 'to_probabilities', 'decode_output', 'cut_out', 'scores_at', 'Detector', 'load_session',
-           'make_detector', 'load_detector', 'draw_detections', 'draw_labels']
+           'FINDER_KEY', 'ENGINES', 'PRECISIONS', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture', 'decode_plain',
+           'Letterbox', 'to_tensor', 'letterbox', 'Detection', 'to_probabilities', 'decode_output', 'cut_out',
+           'scores_at', 'Detector', 'load_session', 'run_openvino', 'make_detector', 'load_detector', 'draw_detections',
+           'draw_labels']
 
 # %% ../nbs/15_detector.ipynb #15-detector-02
 import base64
 import io
 import json
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core import DataError, ModelError, ParameterError
+from .core import DataError, EmodetectError, ModelError, ParameterError
 from .labels import EMOTIONS, Face, intersection_over_union
 
 # %% ../nbs/15_detector.ipynb #15-detector-04
@@ -124,6 +126,16 @@ class Letterbox:
         "Boxes (n × 4: left, top, right, bottom) of the square as boxes of the picture, clipped to its frame."
         boxes = (boxes - [self.left, self.top, self.left, self.top]) / self.scale
         return boxes.clip(0, [width, height, width, height])
+
+def to_tensor(
+    squares: Sequence[np.ndarray],  # each RGB, uint8, size × size × 3
+) -> np.ndarray:  # n × 3 × size × size, float32, 0 to 1
+    "What the network is given: channels first, divided by 255. Plane by plane, while it is in the processor's cache."
+    tensor = np.empty((len(squares), 3, *squares[0].shape[:2]), np.float32)
+    for square, planes in zip(squares, tensor, strict=True):
+        for given, plane in zip(cv2.split(square), planes, strict=True):
+            np.divide(given, np.float32(255), out=plane, dtype=np.float32)
+    return tensor
 
 GREY = 114  # around a picture that is no square, as in training
 
@@ -255,7 +267,7 @@ class Detector:
     def _run(self, squares: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         "The network's output for each square."
         for start in range(0, len(squares), self.batch):
-            yield from self.network(np.stack(squares[start:start + self.batch]).transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            yield from self.network(to_tensor(squares[start:start + self.batch]))
 
     def _framed(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the network finds in the whole pictures."
@@ -291,6 +303,8 @@ def _overlaps(face: Detection, others: Sequence[Detection], iou: float) -> bool:
 
 # %% ../nbs/15_detector.ipynb #15-detector-20
 METADATA_KEY, FINDER_KEY = "emodetect", "emodetect.face_finder"
+ENGINES: tuple[str, ...] = ("onnxruntime", "openvino")
+PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8")
 SETTINGS: dict[str, Any] = {  # name → default
     "mode": "frame",  # of `MODES`
     "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
@@ -300,6 +314,8 @@ SETTINGS: dict[str, Any] = {  # name → default
     "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1
     "share": 0.8,  # side of a face over the side of its cut-out, 0 to 1; calibrated
     "temperature": 1.0,  # of the probabilities, above 0; calibrated
+    "engine": "onnxruntime",  # of `ENGINES`: what runs the network
+    "precision": "fp32",  # of `PRECISIONS`; int8 is in the file, bf16 is how OpenVINO calculates
 }
 
 def load_session(
@@ -320,6 +336,26 @@ def load_session(
     if description.get("names") != list(EMOTIONS):
         raise ModelError(f"{path}: its classes are {description.get('names')}, not the eight emotions in their order; export it again.")
     return session, description
+
+def run_openvino(
+    path: str | Path,  # an ONNX file that `load_session` takes
+    threads: int = 0,  # 0 lets OpenVINO choose
+    precision: str = "fp32",  # of `PRECISIONS`; OpenVINO would choose bf16 unasked where the processor has it
+) -> Network:
+    "The network of a model, run by OpenVINO; safe to call from several threads. `EmodetectError` if OpenVINO is not installed."
+    try:
+        import openvino
+    except ImportError as error:
+        raise EmodetectError("the engine openvino needs OpenVINO, which this install lacks; install emodetect[openvino], or choose the engine onnxruntime.") from error
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", options | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+    own = threading.local()
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({0: batch})[0]
+    return run
 
 def make_detector(
     network: Network,
@@ -343,13 +379,22 @@ def make_detector(
 def load_detector(
     path: str | Path,  # an ONNX file written by `emodetect.export`
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the file's own thresholds
-    threads: int = 0,  # of ONNX Runtime's operators; 0 lets it choose
+    threads: int = 0,  # of the engine; 0 lets it choose
     mode: str | None = None,  # of `MODES`; None takes the file's own
+    engine: str | None = None,  # of `ENGINES`; None takes the file's own
 ) -> Detector:
-    "A detector that runs an exported model; `ModelError` if the file cannot be used."
+    "A detector that runs an exported model; `ModelError` if the file cannot be used, `EmodetectError` if its engine is not installed."
     session, description = load_session(path, threads)
+    engine = engine or description.get("engine", ENGINES[0])
+    if engine not in ENGINES:
+        raise ParameterError(f"engine is '{engine}'; choose {' or '.join(ENGINES)}.")
     name, finder = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, "")
-    return make_detector(lambda batch: session.run(None, {name: batch})[0], description, base64.b64decode(finder), confidence, mode)
+    if engine == "openvino":
+        network = run_openvino(path, threads, description.get("precision", PRECISIONS[0]))
+    else:
+        def network(batch: np.ndarray) -> np.ndarray:
+            return session.run(None, {name: batch})[0]
+    return make_detector(network, description, base64.b64decode(finder), confidence, mode)
 
 # %% ../nbs/15_detector.ipynb #15-detector-27
 COLOURS: tuple[tuple[int, int, int], ...] = (  # RGB, one for each emotion: Okabe and Ito's palette (2008) for colour-blind readers, sky blue and grey added

@@ -16,9 +16,10 @@ import yaml
 
 from emodetect import sweep as module
 from emodetect.cli import main
+from emodetect.cluster import cluster
 from emodetect.core import DataError, EmodetectError
 from emodetect.experiments import Experiment
-from emodetect.sweep import cluster, read_fixed, read_space, read_study, sweep
+from emodetect.sweep import read_fixed, read_space, read_study, sweep
 from emodetect.training import Hyperparameters
 
 SPACE = "train.lr0: {low: 0.001, high: 0.01, log: true}\ntrain.optimizer: [AdamW, SGD]\n"
