@@ -333,11 +333,12 @@ def doctor(arguments: argparse.Namespace) -> int:
     print(json.dumps([asdict(finding) for finding in findings], indent=2) if arguments.json else "\n".join(lines(findings)))
     return int(bool(lacking(findings, arguments.purpose)))
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def _add_model(command: argparse.ArgumentParser, threads: bool = True) -> None:
     "The options that say which model looks, and how."
     command.add_argument("--model", default="models/emodetect.onnx", help="the exported model: a file, or a registered version such as emodetect@production or emodetect@v1.2.0 (default: %(default)s)")
     command.add_argument("--confidence", type=float, metavar="C", help="leave out faces less sure than this, 0 to 1 (default: the model's own)")
-    command.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
+    if threads:
+        command.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
     command.add_argument("--engine", choices=("onnxruntime", "openvino"), help="what runs the network (default: the model's own)")
 
 def parser() -> argparse.ArgumentParser:
@@ -354,7 +355,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("score", help="put many pictures into one table", description="Find the faces of as many pictures as there are and write them into one Parquet table, and what could not be read into another. The same command goes on after an interruption. The exit code is 1 if a picture could not be read.")
     command.add_argument("source", metavar="SOURCE", help="a folder, a pattern in quotes, a zip or tar archive, a film, a text file that lists sources, or an address such as s3://bucket/album (with s3fs)")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table to write, such as results.parquet")
-    _add_model(command)
+    _add_model(command, threads=False)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="pictures looked at at once (default: as many as there are cores)")
     command.add_argument("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler, such as tcp://10.0.0.1:8786, or `local` for processes of this machine, instead of threads")
     command.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for the scheduler (default: %(default)g)")

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import has_magic
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -67,6 +67,12 @@ def _zip(name: str) -> zipfile.ZipFile:
     except zipfile.BadZipFile as error:
         raise DataError(f"{name}: is no zip archive or is damaged; get it anew.") from error
 
+def _walked(folder: str) -> Iterator[str]:
+    "The pictures in a folder and below, as plain text: a path for each would take more memory than all the rest."
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (f"{place.rstrip('/')}/{name}" for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+
 def _listed(source: str) -> Iterator[str]:
     "The files that a source names, archives and films among them; `DataError` if it names none."
     if "://" not in source:
@@ -75,7 +81,7 @@ def _listed(source: str) -> Iterator[str]:
             for line in filter(None, map(str.strip, lines)):
                 yield from _listed(line)
         else:
-            yield from map(str, pictures_of(source))
+            yield from _walked(source) if Path(source).is_dir() else map(str, pictures_of(source))
         return
     try:
         system, path = fsspec.core.url_to_fs(source)
@@ -102,10 +108,10 @@ def plan(
     "The parts of a source, in order; `DataError` if it names nothing."
     parts: list[Part] = []
     for kind, group in groupby(_kinds(source), key=lambda each: each[0]):
-        names, step = [name for _, name in group], size if kind == "pictures" else 1
-        parts += [Part(kind, tuple(names[start:start + step])) for start in range(0, len(names), step)]
+        while names := tuple(name for _, name in islice(group, size if kind == "pictures" else 1)):
+            parts.append(Part(kind, names))
     if not parts:
-        raise DataError(f"{source}: names no picture, film or archive of pictures; check it.")
+        raise DataError(f"{source}: names no picture, film or archive of pictures; name another source.")
     return parts
 
 # %% ../nbs/19_score.ipynb #19-score-09
@@ -301,8 +307,10 @@ def score(
         raise ParameterError(f"{out}: is there already; remove it, or name another file.")
     own = load_detector(model, confidence, threads=1, engine=engine)  # a model that can't be used is told before anything is begun
     parts, digest = plan(source, size), sha256_file(model)
-    names = hashlib.sha256(json.dumps([(part.kind, part.names) for part in parts]).encode()).hexdigest()
-    with _held(folder, {"pictures": names, "model": digest, "confidence": confidence, "engine": engine, "size": size}):
+    names = hashlib.sha256()
+    for part in parts:
+        names.update(f"{part}\n".encode("utf-8", "surrogateescape"))
+    with _held(folder, {"pictures": names.hexdigest(), "model": digest, "confidence": confidence, "engine": engine, "size": size}):
         todo = [(part, str((folder / f"{number:07}.parquet").resolve())) for number, part in enumerate(parts) if not (folder / f"{number:07}.parquet").exists()]
         total = sum(len(part.names) for part in parts)
         done = total - sum(len(part.names) for part, _ in todo)
