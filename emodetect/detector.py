@@ -13,7 +13,9 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY',
 import base64
 import io
 import json
+import os
 import re
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -325,6 +327,7 @@ def _overlaps(face: Detection, others: Sequence[Detection], iou: float) -> bool:
     return any(intersection_over_union((face.left, face.top, face.right, face.bottom), (o.left, o.top, o.right, o.bottom)) > iou for o in others)
 
 # %% ../nbs/15_detector.ipynb #15-detector-20
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would write an id into the home folder, and report to an address of Microsoft's
 METADATA_KEY, FINDER_KEY = "emodetect", "emodetect.face_finder"
 ENGINES: tuple[str, ...] = ("onnxruntime", "openvino")
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8")
@@ -366,6 +369,8 @@ def run_openvino(
     precision: str = "fp32",  # of `PRECISIONS`; OpenVINO would choose bf16 unasked where the processor has it
 ) -> Network:
     "The network of a model, run by OpenVINO; safe to call from several threads. `EmodetectError` if OpenVINO is not installed."
+    no_package: Any = None
+    sys.modules.setdefault("openvino_telemetry", no_package)  # it would write an id into the home folder, and report
     try:
         import openvino
     except ImportError as error:

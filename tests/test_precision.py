@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +57,20 @@ def test_without_openvino_the_engine_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EmodetectError, match=r"install emodetect\[openvino\], or choose the engine onnxruntime"):
         module.run_openvino("any.onnx")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_no_engine_keeps_an_id_or_calls_an_address(pipeline: Copy, tmp_path: Path, engine: str) -> None:
+    """Both would write an id into the home folder when they are imported, and report to their makers."""
+    code = """
+import socket, sys
+def refuse(*_): raise AssertionError("a connection was tried")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+from emodetect.detector import decode_picture, load_detector
+load_detector(sys.argv[1], engine=sys.argv[3])([decode_picture(sys.argv[2])])
+"""
+    picture = image_files(pipeline.folder / "data" / "prepared", "test")[0]
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, pipeline.folder / "models" / "emodetect.onnx", picture, engine], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
