@@ -128,6 +128,14 @@ bench-finding: pipeline ## compare the ways to find faces: whole picture, face f
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
 
+.PHONY: bench-infer
+bench-infer: pipeline ## time the detector with each engine and precision against YOLO.predict and the bare engine (ROUNDS=… for fewer than 9)
+	@$(ENVIRONMENT) python benchmarks/infer.py
+
+.PHONY: bench-score
+bench-score: pipeline ## time and memory of batch scoring as the number of pictures grows (PICTURES=100,1000 for other numbers)
+	@$(ENVIRONMENT) python benchmarks/score.py
+
 .PHONY: bench-commit
 bench-commit: setup ## time the checks before a commit on a small change
 	@$(COMMIT_ENVIRONMENT) python benchmarks/commit.py

@@ -138,11 +138,11 @@ def test_stage_depends_on_every_module_that_it_runs(path: Path) -> None:
 
 PIPELINE_ONLY = (
     *("torch", "ultralytics", "dvc", "dvclive", "papermill", "nbdev", "fastcore", "pandas", "matplotlib", "yaml"),
-    *("scipy", "sklearn", "cleanlab", "imagehash", "pyarrow", "kagglehub"),
+    *("scipy", "sklearn", "cleanlab", "imagehash", "pyarrow", "fsspec", "kagglehub"),
 )
 
 
-LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
+LARGER = {"check", "experiments", "score", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
 
 
 CONVERSIONS = {"to_frame", "to_supervision"}  # into what a caller has installed; without it they say so in a sentence
@@ -195,7 +195,10 @@ def names_in(key: str) -> set[str]:
     return {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))])
+EXTRAS = ("train_", "serve_", "openvino_", "score_", "video_", "cluster_", "dev_")
+
+
+@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", *EXTRAS))])
 def test_lock_pins_every_requirement_with_hashes_and_no_address(lock: str, keys: tuple[str, ...]) -> None:
     text = (PROJECT / lock).read_text()
     pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.M))
@@ -211,7 +214,7 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
     from packaging.requirements import Requirement
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for key in ("requirements", "train_requirements", "serve_requirements", "cluster_requirements", "dev_requirements"):
+    for key in ("requirements", *(f"{extra}requirements" for extra in EXTRAS)):
         for line in filter(None, (line.strip() for line in SETTINGS["DEFAULT"][key].splitlines())):
             if not line.startswith("#"):
                 wanted = Requirement(line)
@@ -228,7 +231,7 @@ def test_the_environment_is_the_locked_one() -> None:
     from importlib.metadata import version
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("cluster_requirements") | names_in("dev_requirements")):
+    for name in sorted(names_in("requirements").union(*(names_in(f"{extra}requirements") for extra in EXTRAS))):
         pins = re.findall(rf"^{re.escape(name)}==([^ ;\\]+)", text, re.M)
         assert version(name) in pins, f"{name} {version(name)} is installed, {pins} is locked; run `make setup`"
 
