@@ -101,6 +101,7 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--upgrade takes newer ones)
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
 	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --output-file requirements_uv.txt
 
 .PHONY: verify-data
