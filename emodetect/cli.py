@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -270,15 +271,19 @@ def registry(arguments: argparse.Namespace) -> int:
 # %% ../nbs/40_cli.ipynb #n9de6cbc1
 def serve(arguments: argparse.Namespace) -> int:
     "Run the command `serve` until it is told to stop; the exit code."
-    try:
-        from emodetect.server import serve as run
-        from emodetect.settings import read_keys, read_settings
-    except ImportError as error:
-        _complain(f"`emodetect serve` needs {error.name}, which this install lacks; install emodetect[serve].")
-        return 2
+    from emodetect.engine import load_models
+    from emodetect.settings import read_keys, read_settings
     given = {name: getattr(arguments, name) for name in ("host", "port", "model", "canary", "canary_share", "threads")}
     settings = read_settings(given | {"log": "json" if arguments.json else None})
-    run(settings, read_keys(settings))
+    keys = read_keys(settings)
+    with ThreadPoolExecutor(1) as loader:  # the model is opened while FastAPI is imported, which takes as long
+        models = loader.submit(load_models, settings)
+        try:
+            from emodetect.server import serve as run
+        except ImportError as error:
+            _complain(f"`emodetect serve` needs {error.name}, which this install lacks; install emodetect[serve].")
+            return 2
+        run(settings, keys, models.result())
     return 0
 
 # %% ../nbs/40_cli.ipynb #40-cli-15

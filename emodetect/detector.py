@@ -13,6 +13,7 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'PNG_CHUNKS', 'STRAY_MARKE
 import base64
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -311,6 +312,7 @@ def load_session(
     content: bytes | None = None,  # of the file, if it was read already
 ) -> tuple[Any, dict[str, Any]]:  # an `onnxruntime.InferenceSession` and the file's description
     "Open an exported model; `ModelError` if it is missing, damaged, or not one of ours."
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported: else it reports to its maker, and leaves a file in the temporary folder
     import onnxruntime
     if content is None and not Path(path).is_file():
         raise ModelError(f"{path}: there is no such model; make one with `dvc repro`, or name another with --model.")

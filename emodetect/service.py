@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTICE', 'EXAMPLE', 'CALLS', 'RAW', 'FORM', 'Face', 'Picture', 'Model', 'Answer', 'Description', 'Problem', 'told',
-           'load_models', 'exchange', 'name_of', 'describe', 'make_app']
+           'exchange', 'name_of', 'describe', 'make_app']
 
 # %% ../nbs/53_service.ipynb #n7410fcc5
 import asyncio
@@ -27,10 +27,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import emodetect
-from .cli import model_file
 from .core import EmodetectError
 from .detector import SETTINGS
-from .engine import Engine, Overloaded, Served, load_model, self_test
+from .engine import Engine, Overloaded, Served, load_models
 from .guard import LOG, Bodies, Guard, Metrics, pictures_of, problem, tell_http, tell_overload, tell_validation
 from .labels import EMOTIONS
 from .settings import Settings
@@ -98,8 +97,8 @@ EXAMPLE = {
     ]}],
 }
 CALLS = {  # to be typed beside a file photo.jpg
-    "curl": "curl --fail-with-body --form files=@photo.jpg {url}/v1/predict",
-    "python": 'import json, urllib.request\n\nrequest = urllib.request.Request("{url}/v1/predict", open("photo.jpg", "rb").read(), {"Content-Type": "image/jpeg"})\n'
+    "curl": "curl --fail-with-body --form files=@photo.jpg http://127.0.0.1:8000/v1/predict",
+    "python": 'import json, urllib.request\n\nrequest = urllib.request.Request("http://127.0.0.1:8000/v1/predict", open("photo.jpg", "rb").read(), {"Content-Type": "image/jpeg"})\n'
     'for face in json.load(urllib.request.urlopen(request))["pictures"][0]["faces"]:\n    print(face["emotion"], face["confidence"])',
 }
 RAW = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
@@ -109,17 +108,7 @@ def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
     "The problems that an address may answer with, for the OpenAPI document."
     return {status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}} for status in statuses}
 
-# %% ../nbs/53_service.ipynb #n0885600c
-def load_models(
-    settings: Settings,
-) -> tuple[Served, Served | None]:
-    "The model and the canary, verified and tested; `ModelError` if one cannot answer."
-    served = load_model(model_file(settings.model), settings.model_sha256)
-    canary = load_model(model_file(settings.canary), settings.canary_sha256) if settings.canary else None
-    for one in filter(None, (served, canary)):
-        self_test(one)
-    return served, canary
-
+# %% ../nbs/53_service.ipynb #n75302256
 async def exchange(
     engine: Engine,
     settings: Settings,
@@ -157,7 +146,7 @@ def describe(
 def make_app(
     settings: Settings,
     keys: Sequence[bytes] = (),  # each opens /v1; none: it is open to everybody
-    models: tuple[Served, Served | None] | None = None,  # None loads them
+    models: tuple[Served, Served | None] | None = None,  # the model and the canary; None loads them
 ) -> FastAPI:
     "The service as an ASGI application; `ModelError` if its model cannot answer."
     metrics, bodies = Metrics(), Bodies(settings)
@@ -201,7 +190,7 @@ def make_app(
 def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Settings) -> None:
     "The address that answers pictures."
     kinds = {kind: RAW for kind in ("image/jpeg", "image/png", "image/webp", "image/bmp")}
-    samples = [{"lang": name, "source": text.replace("{url}", f"http://{settings.host}:{settings.port}")} for name, text in CALLS.items()]
+    samples = [{"lang": name, "source": text} for name, text in CALLS.items()]
     answers: dict[int | str, dict[str, Any]] = {200: {"model": Answer, "content": {"application/json": {"example": EXAMPLE}}}}
 
     @app.post("/v1/predict", summary="Find faces in pictures", responses=answers | told(400, 401, 408, 413, 415, 422, 429, 503),
