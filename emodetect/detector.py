@@ -17,7 +17,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ class Detection:
 
     def to_dict(self) -> dict[str, Any]:
         "Plain values for JSON; `probabilities` by name of the emotion."
-        return asdict(self) | {"probabilities": dict(zip(EMOTIONS, self.probabilities, strict=True))}
+        return {name: getattr(self, name) for name in self.__slots__} | {"probabilities": dict(zip(EMOTIONS, self.probabilities, strict=True))}
 
 def to_probabilities(
     scores: np.ndarray,  # … × 8, each 0 to 1
