@@ -67,6 +67,10 @@ test: setup ## run the whole test suite and print the coverage
 soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
 	@$(ENVIRONMENT) python -m tests.soak $(if $(KILLS),--kills $(KILLS))
 
+.PHONY: attack
+attack: setup ## send the service hostile uploads and 10,000 mutations of pictures (MUTATIONS=… for more or fewer)
+	@$(ENVIRONMENT) python -m tests.attack $(if $(MUTATIONS),--mutations $(MUTATIONS))
+
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" jupyter lab --notebook-dir . nbs/start.ipynb
@@ -102,7 +106,8 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--upgrade takes newer ones)
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
-	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --output-file requirements_uv.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
 
 .PHONY: verify-data
 verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
@@ -135,6 +140,10 @@ bench-infer: pipeline ## time the detector with each engine and precision agains
 .PHONY: bench-score
 bench-score: pipeline ## time and memory of batch scoring as the number of pictures grows (PICTURES=100,1000 for other numbers)
 	@$(ENVIRONMENT) python benchmarks/score.py
+
+.PHONY: bench-serve
+bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (SECONDS=… for longer than 5 each)
+	@$(ENVIRONMENT) python benchmarks/serve.py
 
 .PHONY: bench-commit
 bench-commit: setup ## time the checks before a commit on a small change
@@ -176,6 +185,11 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 .PHONY: dist
 dist: setup ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
+
+.PHONY: sbom
+sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
+	@mkdir -p dist
+	@$(ENVIRONMENT) cyclonedx-py requirements requirements_serve.txt --output-reproducible --output-format JSON --output-file dist/emodetect.cdx.json
 
 .PHONY: release
 release: ## publish dist as the release of the tag TAG
