@@ -59,8 +59,28 @@ experiments: setup ## compare DVC's experiments: a short table, and a page with 
 	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
 	@echo "with pictures   scratch/experiments.html"
 
+WEB := emodetect/web/vendor/ort.wasm.bundle.min.mjs
+WEB_IF_NPM := $(if $(shell command -v npm),$(WEB))
+.PHONY: web
+web: $(WEB) ## fetch what the page needs to run the model in the browser, locked in package-lock.json (npm)
+
+$(WEB): package-lock.json .npmrc
+	@npm ci --silent
+	@mkdir -p $(@D)
+	@cp node_modules/onnxruntime-web/dist/{ort.wasm.bundle.min.mjs,ort-wasm-simd-threaded.wasm} $(@D)
+	@touch $@
+
+.PHONY: examples
+examples: setup ## draw the page's example pictures
+	@$(ENVIRONMENT) python tools/examples.py
+
+.PHONY: screenshots
+screenshots: setup $(WEB_IF_NPM) ## show the page in Chromium, as pictures in reports/page
+	@$(ENVIRONMENT) python -m tests.screenshots
+	@echo "reports/page/*.png: the page"
+
 .PHONY: test
-test: setup ## run the whole test suite and print the coverage
+test: setup $(WEB_IF_NPM) ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
@@ -183,7 +203,7 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
 
 .PHONY: dist
-dist: setup ## build the package into dist
+dist: setup $(WEB_IF_NPM) ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
 
 .PHONY: sbom
