@@ -59,13 +59,37 @@ experiments: setup ## compare DVC's experiments: a short table, and a page with 
 	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
 	@echo "with pictures   scratch/experiments.html"
 
+WEB := emodetect/web/vendor/ort.wasm.bundle.min.mjs
+WEB_IF_NPM := $(if $(shell command -v npm),$(WEB))
+.PHONY: web
+web: $(WEB) ## fetch what the page needs to run the model in the browser, locked in package-lock.json (npm)
+
+$(WEB): package-lock.json .npmrc
+	@npm ci --silent
+	@mkdir -p $(@D)
+	@cp node_modules/onnxruntime-web/dist/{ort.wasm.bundle.min.mjs,ort-wasm-simd-threaded.wasm} $(@D)
+	@touch $@
+
+.PHONY: examples
+examples: setup ## draw the page's example pictures
+	@$(ENVIRONMENT) python tools/examples.py
+
+.PHONY: screenshots
+screenshots: setup $(WEB_IF_NPM) ## show the page in Chromium, as pictures in reports/page
+	@$(ENVIRONMENT) python -m tests.screenshots
+	@echo "reports/page/*.png: the page"
+
 .PHONY: test
-test: setup ## run the whole test suite and print the coverage
+test: setup $(WEB_IF_NPM) ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
 soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
 	@$(ENVIRONMENT) python -m tests.soak $(if $(KILLS),--kills $(KILLS))
+
+.PHONY: attack
+attack: setup ## send the service hostile uploads and 10,000 mutations of pictures (MUTATIONS=… for more or fewer)
+	@$(ENVIRONMENT) python -m tests.attack $(if $(MUTATIONS),--mutations $(MUTATIONS))
 
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
@@ -102,7 +126,8 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--upgrade takes newer ones)
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
-	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --output-file requirements_uv.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
 
 .PHONY: verify-data
 verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
@@ -127,6 +152,18 @@ bench-finding: pipeline ## compare the ways to find faces: whole picture, face f
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
+
+.PHONY: bench-infer
+bench-infer: pipeline ## time the detector with each engine and precision against YOLO.predict and the bare engine (ROUNDS=… for fewer than 9)
+	@$(ENVIRONMENT) python benchmarks/infer.py
+
+.PHONY: bench-score
+bench-score: pipeline ## time and memory of batch scoring as the number of pictures grows (PICTURES=100,1000 for other numbers)
+	@$(ENVIRONMENT) python benchmarks/score.py
+
+.PHONY: bench-serve
+bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (SECONDS=… for longer than 5 each)
+	@$(ENVIRONMENT) python benchmarks/serve.py
 
 .PHONY: bench-commit
 bench-commit: setup ## time the checks before a commit on a small change
@@ -166,8 +203,13 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
 
 .PHONY: dist
-dist: setup ## build the package into dist
+dist: setup $(WEB_IF_NPM) ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
+
+.PHONY: sbom
+sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
+	@mkdir -p dist
+	@$(ENVIRONMENT) cyclonedx-py requirements requirements_serve.txt --output-reproducible --output-format JSON --output-file dist/emodetect.cdx.json
 
 .PHONY: release
 release: ## publish dist as the release of the tag TAG

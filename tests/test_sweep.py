@@ -21,9 +21,10 @@ from omegaconf import OmegaConf
 from conftest import PROJECT
 from emodetect import sweep as module
 from emodetect.cli import main
+from emodetect.cluster import cluster
 from emodetect.core import DataError, EmodetectError
 from emodetect.experiments import Experiment
-from emodetect.sweep import as_command, cluster, edited, read_fixed, read_space, read_study, sweep
+from emodetect.sweep import as_command, edited, read_fixed, read_space, read_study, sweep
 from emodetect.training import Hyperparameters
 
 SPACE = "train.lr0: {low: 0.001, high: 0.01, log: true}\ntrain.optimizer: [AdamW, SGD]\n"
