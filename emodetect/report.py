@@ -102,10 +102,9 @@ def verdict(
 
 def _finding(evidence: Evidence) -> str:
     faces = int(sum(values["faces"] for values in evidence.emotions.values()))
-    return (
-        f"On {evidence.pictures} pictures ({evidence.content}) with {faces} labelled faces that it had not seen, the detector finds {percent(evidence.figures['faces_found'])} of the faces, "
-        f"and names {percent(evidence.figures['emotion_accuracy'])} of those as they are labelled. (In brackets: where the figure would lie on other pictures of the same kind, 95 times in 100.)"
-    )
+    found = f"On {evidence.pictures} pictures ({evidence.content}) with {faces} labelled faces that it had not seen, the detector finds {percent(evidence.figures['faces_found'])} of the faces"
+    named = f"and names {percent(evidence.figures['emotion_accuracy'])} of those as they are labelled" if not np.isnan(evidence.figures["emotion_accuracy"].value) else "so that it names none"
+    return f"{found}, {named}. (In brackets: where the figure would lie on other pictures of the same kind, 95 times in 100.)"
 
 def _beating(evidence: Evidence) -> str:
     others = [one for one in evidence.baselines if one.lead]
@@ -126,12 +125,15 @@ def _judging(evidence: Evidence) -> str:
 
 def _trusting(evidence: Evidence) -> str:
     error, answered = evidence.calibration_error, evidence.figures["answered"].value
-    said = f"Its probabilities are off by {100 * error:.1f} points on average"
-    share = "" if np.isnan(answered) else f"; it calls {1 - answered:.1%} of the found faces uncertain"
-    return f"{said}{': they can be taken as they are' if error <= 0.05 else ': they are not to be taken at their word'}{share}."
+    if np.isnan(answered):
+        return ""
+    trust = "they can be taken as they are" if error <= 0.05 else "they are not to be taken at their word"
+    return f"Its probabilities are off by {100 * error:.1f} points on average: {trust}; it calls {1 - answered:.1%} of the found faces uncertain."
 
 def _slicing(evidence: Evidence) -> str:
     worse = [f"{one.trait} {one.name} ({one.right.value:.0%})" for one in evidence.slices if one.verdict == VERDICTS[0]]
+    if all(one.verdict == VERDICTS[3] for one in evidence.slices):
+        return "No group of faces is large enough to be judged."
     return f"Worse than the rest beyond chance: {first_few(worse, 4)}." if worse else "No group of faces that could be judged fares worse than the rest beyond chance."
 
 def _straining(evidence: Evidence) -> str:
@@ -140,7 +142,7 @@ def _straining(evidence: Evidence) -> str:
         halved = next((one for one in evidence.strained if one.name == name and one.right.value < evidence.strained[0].right.value / 2), None)
         broken += [f"{name} ({halved.unit}: {halved.strength:g})"] if halved else []
     failing = [f"{one.name} ({one.failed.value:.0%})" for one in evidence.invariances if one.failed.low > 0.05]
-    text = f"It answers less than half as well under {', '.join(broken)}." if broken else "No disturbance that was tried halves what it gets right." if evidence.strained else ""
+    text = f"It answers less than half as well under {', '.join(broken)}." if broken else "No disturbance that was tried halves what it gets right." if evidence.strained and evidence.strained[0].right.value else ""
     return f"{text} Changes that must not matter often change its answer: {', '.join(failing)}.".strip() if failing else text
 
 # %% ../nbs/33_report.ipynb #33-report-16
