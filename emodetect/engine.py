@@ -82,7 +82,7 @@ def load_models(
         self_test(one)
     return served, canary
 
-# %% ../nbs/51_engine.ipynb #ndeece477
+# %% ../nbs/51_engine.ipynb #n961e12e9
 class Overloaded(EmodetectError):
     "There is no room; `retry_after` says in how many seconds there may be."
 
@@ -111,7 +111,7 @@ class Engine:
         batch: int = 1,  # pictures that a thread may take at once
         waiting: int = 64,  # pictures that may wait
         seconds: float = 5.0,  # that a picture may wait
-        max_pixels: int = 25_000_000,  # of a larger picture nothing is decoded
+        max_pixels: int = 16_000_000,  # of a larger picture nothing is decoded
         report: Callable[[Sequence[Job]], None] = lambda jobs: None,  # called by the thread with each batch that was answered
     ) -> None:
         self.models, self.share = (served, canary), share if canary else 0.0
