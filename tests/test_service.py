@@ -291,6 +291,13 @@ def test_keys_and_rates(tmp_path: Path) -> None:
         assert service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]["security"] == [{"bearer": []}, {"key": []}]
 
 
+@pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [200, 429, 200, 429]), ("", [200, 429, 429, 429])], ids=["believed", "not believed"])
+def test_clients_behind_a_proxy_are_told_apart_if_it_is_known(tmp_path: Path, proxies: str, statuses: list[int]) -> None:
+    with Service(tmp_path, rate=0.01, burst=1, proxies=proxies) as service:
+        clients = ("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.1")
+        assert [service.ask("GET", "/v1/model", headers={"X-Forwarded-For": client}).status for client in clients] == statuses
+
+
 def test_other_sites_are_not_let_in_unasked(service: Service) -> None:
     assert not [name for name in service.ask("GET", "/healthz", headers={"Origin": "https://example.org"}).headers if name.startswith("access-control")]
 
