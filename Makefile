@@ -86,6 +86,10 @@ test: setup $(WEB_IF_NPM) ## run the whole test suite and print the coverage
 soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
 	@$(ENVIRONMENT) python -m tests.soak $(if $(KILLS),--kills $(KILLS))
 
+.PHONY: attack
+attack: setup ## send the service hostile uploads and 10,000 mutations of pictures (MUTATIONS=… for more or fewer)
+	@$(ENVIRONMENT) python -m tests.attack $(if $(MUTATIONS),--mutations $(MUTATIONS))
+
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
 	@$(ENVIRONMENT) JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" jupyter lab --notebook-dir . nbs/start.ipynb
@@ -121,7 +125,8 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--upgrade takes newer ones)
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
-	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --output-file requirements_uv.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
 
 .PHONY: verify-data
 verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
@@ -146,6 +151,10 @@ bench-finding: pipeline ## compare the ways to find faces: whole picture, face f
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
+
+.PHONY: bench-serve
+bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (SECONDS=… for longer than 5 each)
+	@$(ENVIRONMENT) python benchmarks/serve.py
 
 .PHONY: bench-commit
 bench-commit: setup ## time the checks before a commit on a small change
@@ -179,6 +188,11 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 .PHONY: dist
 dist: setup $(WEB_IF_NPM) ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
+
+.PHONY: sbom
+sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
+	@mkdir -p dist
+	@$(ENVIRONMENT) cyclonedx-py requirements requirements_serve.txt --output-reproducible --output-format JSON --output-file dist/emodetect.cdx.json
 
 .PHONY: release
 release: ## publish dist as the release of the tag TAG

@@ -196,7 +196,7 @@ def checked(
     return values
 
 # %% ../nbs/90_stages.ipynb #90-stages-23
-COMMANDS = frozenset({"registry"})  # groups of params.yaml that commands read and no stage
+COMMANDS = frozenset({"registry", "serve"})  # groups of params.yaml that commands read and no stage
 
 def stage_parameters(
     project: Path,  # the folder with dvc.yaml and params.yaml

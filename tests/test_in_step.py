@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from emodetect.registry import GATES
+from emodetect.settings import Settings
 from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
 
 PROJECT = Path(__file__).parent.parent
@@ -97,11 +99,12 @@ def test_stage_notebook_declares_the_parameters_of_its_stage(path: Path) -> None
     assert stage_parameters(PROJECT, path.stem).keys() == declaration.keys()
 
 
-def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage_or_a_gate() -> None:
+def test_every_stage_is_a_notebook_and_every_parameter_belongs_to_a_stage_a_gate_or_the_service() -> None:
     assert DVC["stages"].keys() == {path.stem for path in STAGE_NOTEBOOKS}
     used = {name for stage in DVC["stages"].values() for name in chosen(flatten(PARAMETERS), stage["params"])}
     limits = {gate.limit for gate in GATES if isinstance(gate.limit, str)}
-    assert used | limits == flatten(PARAMETERS).keys() and {name.split(".")[0] for name in limits - used} == COMMANDS
+    served = {f"serve.{one.name}" for one in fields(Settings)}
+    assert used | limits | served == flatten(PARAMETERS).keys() and {name.split(".")[0] for name in (limits | served) - used} == COMMANDS
 
 
 def imported(source: str) -> set[str]:
@@ -142,7 +145,7 @@ PIPELINE_ONLY = (
 )
 
 
-LARGER = {"check", "experiments", "sweep"}  # commands that need more than the base install, each with a module of its name; their tests run them without
+LARGER = {"check": "check", "experiments": "experiments", "serve": "server", "sweep": "sweep"}  # commands that need more, and their modules; tests run them without
 
 
 CONVERSIONS = {"to_frame", "to_supervision"}  # into what a caller has installed; without it they say so in a sentence
@@ -162,7 +165,7 @@ def test_base_modules_never_import_the_pipelines_packages() -> None:
     graph = {path.stem: path.read_text() for path in (PROJECT / "emodetect").glob("*.py")}
     commands = ast.parse(graph["cli"])
     larger = [node for node in commands.body if isinstance(node, ast.FunctionDef) and node.name in LARGER]
-    assert {node.name for node in larger} == LARGER and all(node.name in imported(ast.unparse(node)) for node in larger)
+    assert {node.name for node in larger} == set(LARGER) and all(LARGER[node.name] in imported(ast.unparse(node)) for node in larger)
     commands.body = [node for node in commands.body if node not in larger]
     graph["cli"] = ast.unparse(commands)
     todo, seen = {"cli"}, set()
@@ -173,7 +176,7 @@ def test_base_modules_never_import_the_pipelines_packages() -> None:
         code.body = [node for node in code.body if getattr(node, "name", "") not in CONVERSIONS and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
         heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(PIPELINE_ONLY)})\b", ast.unparse(code), re.M)
         assert not heavy, f"emodetect/{module}.py imports {heavy}, which the base install does not have"
-    assert {"labels", "detector", "core"} <= seen and not seen & LARGER
+    assert {"labels", "detector", "core"} <= seen and not seen & set(LARGER.values())
 
 
 def test_only_the_stage_notebooks_know_the_stages() -> None:
@@ -195,7 +198,10 @@ def names_in(key: str) -> set[str]:
     return {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-@pytest.mark.parametrize(("lock", "keys"), [("requirements.txt", ("", "train_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))])
+LOCKS = [("requirements.txt", ("", "train_")), ("requirements_serve.txt", ("", "serve_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))]
+
+
+@pytest.mark.parametrize(("lock", "keys"), LOCKS)
 def test_lock_pins_every_requirement_with_hashes_and_no_address(lock: str, keys: tuple[str, ...]) -> None:
     text = (PROJECT / lock).read_text()
     pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.M))
@@ -219,8 +225,9 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
                 assert found and all(version in wanted.specifier for version in found), f"{line} is pinned to {found}; run `make lock`"
 
 
-def test_both_locks_pin_the_same_versions() -> None:
-    small, large = (set(re.findall(r"^([a-z0-9.-]+==[^ \\\n]+)", (PROJECT / name).read_text(), re.M)) for name in ("requirements.txt", "requirements_dev.txt"))
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements_serve.txt"])
+def test_all_locks_pin_the_same_versions(lock: str) -> None:
+    small, large = (set(re.findall(r"^([a-z0-9.-]+==[^ \\\n]+)", (PROJECT / name).read_text(), re.M)) for name in (lock, "requirements_dev.txt"))
     assert small and small <= large, f"{small - large} are pinned otherwise in requirements_dev.txt; run `make lock`"
 
 
@@ -228,7 +235,7 @@ def test_the_environment_is_the_locked_one() -> None:
     from importlib.metadata import version
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for name in sorted(names_in("requirements") | names_in("train_requirements") | names_in("cluster_requirements") | names_in("dev_requirements")):
+    for name in sorted(set().union(*(names_in(f"{key}requirements") for key in LOCKS[-1][1]))):
         pins = re.findall(rf"^{re.escape(name)}==([^ ;\\]+)", text, re.M)
         assert version(name) in pins, f"{name} {version(name)} is installed, {pins} is locked; run `make setup`"
 
@@ -250,3 +257,5 @@ def test_nothing_reports_home() -> None:
     config = (PROJECT / ".dvc" / "config").read_text()
     assert "analytics = false" in config and "check_update = false" in config
     assert os.environ.get("DVC_STUDIO_TOKEN") is None
+    importers = {path.name for path in (PROJECT / "emodetect").glob("*.py") if "import onnxruntime" in path.read_text()}
+    assert importers == {"detector.py"}, "ONNX Runtime reports to its maker unless it is told otherwise before it is imported"

@@ -1,0 +1,212 @@
+"""How many pictures a second the service answers, and how long each waits, beside FastAPI with `YOLO.predict` and beside the bare engine in a loop.
+
+Run it with `make bench-serve`, after `make pipeline`; SECONDS=60 makes each measurement longer than 5 s. It writes reports/benchmarks/serve.json.
+
+All servers answer the same drawn portraits of 96 pixels, sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered.
+YOLO looks at whole pictures, so the service does, too ("service, whole picture"); as delivered, it looks for faces first, which is more work ("service").
+"""
+
+import asyncio
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import cv2
+import numpy as np
+import onnx
+import psutil
+from PIL import Image
+
+from emodetect.core import cores
+from emodetect.detector import METADATA_KEY, decode_picture
+from emodetect.engine import load_model
+from emodetect.sample import draw_portrait
+
+PROJECT = Path(__file__).parent.parent
+RESULT = PROJECT / "reports" / "benchmarks" / "serve.json"
+MODEL, CHECKPOINT = PROJECT / "models" / "emodetect.onnx", PROJECT / "models" / "emodetect.pt"
+CLIENTS = (1, 8, 32)
+SECONDS = float(os.environ.get("SECONDS") or 5)
+STARTS = 5
+
+
+def portraits(count: int = 64) -> list[bytes]:
+    """Drawn portraits as JPEG files."""
+    found = []
+    for index in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(draw_portrait(np.random.default_rng(index), index % 8)[0]).save(buffer, "JPEG", quality=90)
+        found.append(buffer.getvalue())
+    return found
+
+
+def whole_picture(folder: Path) -> Path:
+    """The model with another setting: it looks at whole pictures, as YOLO does."""
+    model = onnx.load(MODEL)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps(json.loads(entry.value) | {"mode": "frame"})
+    onnx.save(model, folder / "whole.onnx")
+    return folder / "whole.onnx"
+
+
+@contextmanager
+def started(command: list[str], **environment: str) -> Iterator[tuple[str, psutil.Process, float]]:
+    """Run a server; its address, its process, and the seconds until it was ready."""
+    start = time.perf_counter()
+    server = subprocess.Popen(command, cwd=PROJECT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        url = f"http://127.0.0.1:{environment['PORT']}" if "PORT" in environment else server.stdout.readline().strip()
+        while server.poll() is None:
+            try:
+                urllib.request.urlopen(f"{url}/readyz", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.005)
+        yield url, psutil.Process(server.pid), time.perf_counter() - start
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def service(model: Path, *more: str) -> list[str]:
+    """The command of the service."""
+    return [str(Path(sys.executable).with_name("emodetect")), "serve", "--port", "0", "--model", str(model), *more]
+
+
+def plain() -> tuple[list[str], dict[str, str]]:
+    """The command of the plain server, and its environment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    return [sys.executable, "-m", "uvicorn", "benchmarks.plain_server:app", "--port", port, "--no-access-log"], {"PORT": port, "CHECKPOINT": str(CHECKPOINT)}
+
+
+async def ask(session: aiohttp.ClientSession, url: str, data: bytes) -> tuple[int, float]:
+    """Send one picture; the status and the seconds until the answer was there."""
+    body = b'--line\r\nContent-Disposition: form-data; name="files"; filename="face.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + data + b"\r\n--line--\r\n"
+    start = time.perf_counter()
+    async with session.post(f"{url}/v1/predict", data=body, headers={"Content-Type": "multipart/form-data; boundary=line"}) as answer:
+        await answer.read()
+        return answer.status, time.perf_counter() - start
+
+
+async def saturate(url: str, pictures: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """Clients that ask again as soon as they are answered: pictures a second, and the milliseconds that half and 99 % of them wait at most."""
+    waits: list[float] = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async def client(number: int, end: float) -> None:
+            while time.perf_counter() < end:
+                number += 1
+                status, wait = await ask(session, url, pictures[number % len(pictures)])
+                assert status == 200, status
+                waits.append(wait)
+
+        await asyncio.gather(*(client(number, time.perf_counter() + 1) for number in range(clients)))
+        waits.clear()
+        start = time.perf_counter()
+        await asyncio.gather(*(client(number, start + seconds) for number in range(clients)))
+        took = time.perf_counter() - start
+    middle, high = np.percentile(waits, [50, 99]) * 1000
+    return {"rate": round(len(waits) / took, 1), "p50_ms": round(float(middle), 2), "p99_ms": round(float(high), 2)}
+
+
+async def overload(url: str, pictures: list[bytes], rate: float, seconds: float) -> dict[str, object]:
+    """Ask at a rate, answered or not; the statuses, and the milliseconds that 99 % of the accepted wait at most."""
+    waits, statuses = [], Counter()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=400)) as session:
+        async def one(number: int) -> None:
+            status, wait = await ask(session, url, pictures[number % len(pictures)])
+            statuses[status] += 1
+            if status == 200:
+                waits.append(wait)
+
+        start, tasks = time.perf_counter(), []
+        while (now := time.perf_counter() - start) < seconds:
+            tasks += [asyncio.create_task(one(number)) for number in range(len(tasks), int(now * rate))]
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*tasks)
+    return {"asked_a_second": round(len(tasks) / seconds, 1), "statuses": dict(sorted(statuses.items())), "p99_ms_of_accepted": round(float(np.percentile(waits, 99)) * 1000, 1)}
+
+
+def bare(model: Path, pictures: list[bytes], seconds: float) -> float:
+    """Pictures a second of as many threads as there are cores, each of which decodes and answers in a loop."""
+    served, counts, end = load_model(model), [0] * cores(), time.perf_counter() + seconds
+    cv2.setNumThreads(1)
+
+    def loop(thread: int) -> None:
+        while time.perf_counter() < end:
+            served.detector([decode_picture(pictures[counts[thread] % len(pictures)])])
+            counts[thread] += 1
+
+    threads = [threading.Thread(target=loop, args=(number,)) for number in range(len(counts))]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return round(sum(counts) / (time.perf_counter() - start), 1)
+
+
+def install_megabytes(folder: Path) -> float:
+    """The size of the locked serving install in a fresh environment."""
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
+    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", "--no-config", str(PROJECT / "requirements_serve.txt")], check=True)
+    return round(sum(path.lstat().st_size for path in (folder / "venv").rglob("*") if path.is_file()) / 1e6, 1)
+
+
+def main() -> None:
+    """Measure all servers in turn, print the ratios and write everything down."""
+    if not (MODEL.is_file() and CHECKPOINT.is_file()):
+        raise SystemExit("bench-serve: there is no model; run `make pipeline` first.")
+    pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = whole_picture(Path(folder))
+        commands = {"plain": plain(), "service, whole picture": (service(whole), {}), "service": (service(MODEL), {})}
+        servers = measured["servers"] = {}
+        for name, (command, environment) in commands.items():
+            with started(command, **environment) as (url, process, _):
+                row = servers[name] = {f"{clients} clients": asyncio.run(saturate(url, pictures, clients, SECONDS)) for clients in CLIENTS}
+                row["memory_mb"] = round(process.memory_info().rss / 1e6)
+            row["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name != "plain" else 2)), 3)
+            print(f"{name:<24}", json.dumps(row), flush=True)
+        measured["bare"] = {name: bare(model, pictures, SECONDS) for name, model in (("service, whole picture", whole), ("service", MODEL))}
+        with started(service(MODEL)) as (url, process, _):
+            asyncio.run(saturate(url, pictures, 32, 1))
+            before = process.memory_info().rss / 1e6
+            measured["twice_the_capacity"] = asyncio.run(overload(url, pictures, 2 * servers["service"]["32 clients"]["rate"], 4 * SECONDS))
+            measured["twice_the_capacity"] |= {"memory_mb_before": round(before), "memory_mb_after": round(process.memory_info().rss / 1e6)}
+        measured["install_mb"] = install_megabytes(Path(folder))
+    alike, plain_row = servers["service, whole picture"], servers["plain"]
+    measured["ratios"] = {
+        "rate_to_plain_at_32": round(alike["32 clients"]["rate"] / plain_row["32 clients"]["rate"], 2),
+        "p99_of_plain_to_p99_at_32": round(plain_row["32 clients"]["p99_ms"] / alike["32 clients"]["p99_ms"], 2),
+        "p50_of_plain_to_p50_at_1": round(plain_row["1 clients"]["p50_ms"] / alike["1 clients"]["p50_ms"], 2),
+        "rate_to_bare_at_32": {name: round(servers[name]["32 clients"]["rate"] / rate, 2) for name, rate in measured["bare"].items()},
+        "as_delivered_rate_to_plain_at_32": round(servers["service"]["32 clients"]["rate"] / plain_row["32 clients"]["rate"], 2),
+    }
+    print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "ratios")}, indent=2))
+    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+def _ready(command: list[str], environment: dict[str, str]) -> float:
+    """The seconds that a server takes until it is ready."""
+    with started(command, **environment) as (_, _, seconds):
+        return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+# The service: docker build --file dockerfiles/api.Dockerfile --build-arg MODEL_SHA256=$(sha256sum models/emodetect.onnx | cut -d' ' -f1) --tag emodetect .
+# tests/test_deploy.py runs these instructions in a folder, where no engine is at hand.
+FROM python:3.13-slim-trixie AS build
+WORKDIR /build
+COPY requirements_uv.txt requirements_serve.txt ./
+RUN python -m venv /build/tools \
+ && /build/tools/bin/pip --disable-pip-version-check install --quiet --no-cache-dir --require-hashes --only-binary :all: --requirement requirements_uv.txt \
+ && /build/tools/bin/uv venv --quiet --python /build/tools/bin/python /app \
+ && /build/tools/bin/uv pip sync --quiet --python /app/bin/python --require-hashes --only-binary :all: --compile-bytecode requirements_serve.txt
+COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY emodetect emodetect
+RUN /build/tools/bin/uv build --quiet --wheel --no-build-isolation --python /build/tools/bin/python --out-dir /build/wheel . \
+ && /build/tools/bin/uv pip install --quiet --python /app/bin/python --no-deps --compile-bytecode /build/wheel/*.whl
+# 50 MB that no service uses: tests, stubs, ONNX Runtime's tools and its library for programs in C
+RUN find /app/lib -type d -name tests -prune -exec rm -r {} + \
+ && find /app/lib -name '*.pyi' -delete \
+ && find /app/lib -path '*/onnxruntime/capi/libonnxruntime.so*' -delete \
+ && find /app/lib -type d \( -path '*/onnxruntime/tools' -o -path '*/onnxruntime/transformers' -o -path '*/onnxruntime/quantization' \) -prune -exec rm -r {} +
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="emodetect" \
+      org.opencontainers.image.licenses="AGPL-3.0-or-later" \
+      org.opencontainers.image.source="https://github.com/emodetect/emodetect"
+COPY --from=build /app /app
+COPY models/emodetect.onnx /models/emodetect.onnx
+ARG MODEL_SHA256=""
+ENV PATH="/app/bin:$PATH" \
+    PYTHONDONTWRITEBYTECODE="1" \
+    EMODETECT_HOST="0.0.0.0" \
+    EMODETECT_PORT="8000" \
+    EMODETECT_MODEL="/models/emodetect.onnx" \
+    EMODETECT_MODEL_SHA256="$MODEL_SHA256" \
+    EMODETECT_LOG="json"
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['EMODETECT_PORT']}/healthz\", timeout=2)"]
+ENTRYPOINT ["emodetect"]
+CMD ["serve"]

@@ -1,0 +1,208 @@
+"""What deploys the service: images, compose file, cluster, alerts. Without an engine for containers, the image's own instructions run in a folder."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from fastapi.routing import APIRoute
+
+from emodetect.engine import load_models
+from emodetect.service import make_app
+from emodetect.settings import Settings
+from emodetect.stand_in import write_stand_in
+from tests.attack import Service, picture
+
+PROJECT = Path(__file__).parent.parent
+IMAGES = sorted((PROJECT / "dockerfiles").glob("*.Dockerfile"))
+ALERTS = yaml.safe_load((PROJECT / "deploy" / "alerts.yml").read_text())
+DASHBOARD = json.loads((PROJECT / "deploy" / "grafana" / "dashboards" / "emodetect.json").read_text())
+CLUSTER = list(yaml.safe_load_all((PROJECT / "deploy" / "kubernetes.yaml").read_text()))
+COMPOSE = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
+
+
+def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project's folder and keep what it prints."""
+    return subprocess.run(command, **({"cwd": PROJECT, "capture_output": True, "text": True} | options))
+
+
+def instructions(path: Path) -> Iterator[tuple[str, str]]:
+    """The instructions of a Dockerfile, in their order."""
+    lines = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    for line in re.sub(r"\\\n\s*", " ", lines).splitlines():
+        if line.strip():
+            yield tuple(line.strip().split(None, 1))
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = run("hadolint", str(path))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_images_run_as_nobody_and_install_what_is_locked(path: Path) -> None:
+    given = list(instructions(path))
+    stages = [value.split()[0] for name, value in given if name == "FROM"]
+    assert len(stages) == 2 and len(set(stages)) == 1 and re.fullmatch(r"python:3\.\d+-slim-\w+", stages[0])
+    assert ("USER", "10001:10001") in given and not [value for name, value in given if name == "ADD"]
+    fetched = [command for name, value in given if name == "RUN" for command in value.split("&&") if re.search(r"pip (sync|install)\b|pip --\S+ install", command)]
+    assert fetched and all("--require-hashes" in command or "--no-deps" in command for command in fetched)
+
+
+def test_the_build_sees_what_it_copies_and_no_data() -> None:
+    shown = [line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = {source for path in IMAGES for name, value in instructions(path) if name == "COPY" and not value.startswith("--from") for source in value.split()[:-1]}
+    assert all(any(Path(source).match(pattern) for pattern in shown) for source in copied)
+    assert not [pattern for pattern in shown if pattern.startswith(("data", ".git", ".dvc", "models/*"))]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], list[str], list[str]]:
+    """What the instructions of the service's image make in a folder that stands for its root: the folder, environment, command, and health check."""
+    root = tmp_path_factory.mktemp("root")
+    own = ("PYTHON", "VIRTUAL_ENV", "EMODETECT_", "ORT_", "COV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    (root / "bin").mkdir()
+    (root / "bin" / "python").symlink_to(sys.executable)
+    environment["PATH"] = f"{root / 'bin'}:{environment['PATH']}"
+    place, entry, command, health = root, [], [], []
+
+    def moved(text: str) -> str:
+        return re.sub(r"(?<![\w.])/(?=(app|build|models)\b)", f"{root}/", text)
+
+    for name, value in instructions(PROJECT / "dockerfiles" / "api.Dockerfile"):
+        if name == "WORKDIR":
+            place = root / value.lstrip("/")
+            place.mkdir(parents=True, exist_ok=True)
+        elif name == "COPY" and not value.startswith("--from"):
+            *sources, target = value.split()
+            target = root / target.lstrip("/") if target.startswith("/") else place / target
+            for source in sources:
+                if source == "models/emodetect.onnx":
+                    write_stand_in(target)
+                elif (PROJECT / source).is_dir():
+                    shutil.copytree(PROJECT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(PROJECT / source, target)
+        elif name == "RUN":
+            done = run("/bin/sh", "-ec", moved(value), cwd=place, env=environment)
+            if done.returncode and re.search(r"dns error|connect error|Connection refused|is unreachable|name resolution|Max retries", done.stdout + done.stderr, re.I):
+                pytest.skip("no package registry can be reached")
+            assert done.returncode == 0, done.stdout + done.stderr
+        elif name == "ENV":
+            for pair in shlex.split(value):
+                key, _, content = pair.partition("=")
+                environment[key] = moved(content).replace("$PATH", environment["PATH"]).replace("$MODEL_SHA256", "")
+        elif name in ("ENTRYPOINT", "CMD"):
+            entry, command = (json.loads(value), command) if name == "ENTRYPOINT" else (entry, json.loads(value))
+        elif name == "HEALTHCHECK":
+            health = json.loads(value[value.index("CMD ") + 4:])
+    environment |= {"EMODETECT_PORT": "0", "EMODETECT_HOST": "127.0.0.1"}
+    return root, environment, entry + command, health
+
+
+def test_what_the_image_installs_serves(image: tuple[Path, dict[str, str], list[str], list[str]]) -> None:
+    root, environment, command, health = image
+    program = str(root / "app" / "bin" / command[0])
+    service = subprocess.Popen(command, cwd=root, env=environment, executable=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = service.stdout.readline().strip()
+        assert url, service.stderr.read()
+        answer = urllib.request.urlopen(urllib.request.Request(f"{url}/v1/predict", picture(), {"Content-Type": "image/jpeg"}))
+        assert json.load(answer)["pictures"][0]["faces"][0]["emotion"] == "happy"
+        told = environment | {"EMODETECT_PORT": url.rpartition(":")[2]}
+        assert run(*health, env=told, executable=str(root / "app" / "bin" / "python")).returncode == 0
+        assert run(*health, env=told | {"EMODETECT_PORT": "1"}, executable=str(root / "app" / "bin" / "python")).returncode != 0
+    finally:
+        service.terminate()
+        assert service.wait(20) == 0
+    logged = [json.loads(line) for line in service.stderr.read().splitlines()]
+    assert logged and {line["path"] for line in logged} == {"/v1/predict"}
+
+
+def test_the_serving_install_is_small(image: tuple[Path, dict[str, str], list[str], list[str]]) -> None:
+    root = image[0]
+    size = sum(path.lstat().st_size for path in (root / "app").rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc")
+    assert size < 300e6, f"{size / 1e6:.0f} MB"
+    assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((root / "app").rglob(f"site-packages/{name}"))]
+
+
+def test_compose_follows_the_schema_and_its_files_exist() -> None:
+    done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for service in COMPOSE["services"].values():
+        assert service["cap_drop"] == ["ALL"] and service["mem_limit"] and "privileged" not in service
+        mounted = [volume.split(":")[0] for volume in service.get("volumes", []) if volume.startswith(".")]
+        assert all((PROJECT / "deploy" / path).exists() for path in mounted)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "nothing is opened to the network unasked"
+    assert COMPOSE["services"]["api"]["read_only"] is True
+    context = PROJECT / "deploy" / COMPOSE["services"]["api"]["build"]["context"]
+    assert (context / COMPOSE["services"]["api"]["build"]["dockerfile"]).resolve() in IMAGES
+
+
+def test_the_cluster_accepts_the_manifest() -> None:
+    done = run("kubernetes-validate", "--strict", "deploy/kubernetes.yaml")
+    assert done.returncode == 0 and done.stdout.count("passed") == len(CLUSTER), done.stdout + done.stderr
+
+
+def test_the_cluster_asks_for_addresses_that_exist(tmp_path: Path) -> None:
+    settings = Settings(model=str(write_stand_in(tmp_path / "model.onnx")))
+    app = make_app(settings, models=load_models(settings))
+    app.state.engine.close()
+    known = {route.path for route in app.routes if isinstance(route, APIRoute)}
+    deployment = next(one for one in CLUSTER if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    (container,) = deployment["containers"]
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} == {"/healthz", "/readyz"} <= known
+    named = [entry["name"] for entry in container["env"]] + list(COMPOSE["services"]["api"]["environment"])
+    assert {name.removeprefix("EMODETECT_").lower() for name in named} <= set(vars(settings))
+    assert deployment["terminationGracePeriodSeconds"] > settings.stop_seconds + container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and deployment["securityContext"]["runAsNonRoot"] and not deployment["automountServiceAccountToken"]
+
+
+def expressions() -> list[str]:
+    """All that Prometheus is asked, by alerts and by the dashboard."""
+    asked = [rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]]
+    return asked + [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def test_alerts_and_dashboard_ask_for_figures_that_exist(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        for _ in range(2):
+            service.send(picture())
+        service.send(b"")
+        text = service.ask("GET", "/metrics").body.decode()
+    exported = set(re.findall(r"^(\w+)[ {]", text, re.M)) | {f"{name}_total" for name in re.findall(r"^# TYPE (\w+?)(?:_total)? counter", text, re.M)} | {"up"}
+    for expression in expressions():
+        promql_parser.parse(expression)
+        asked = set(re.findall(r"\b((?:emodetect|process)_\w+|up)\b(?=[\[{) ]|$)", expression))
+        assert asked and asked <= exported, expression
+    labels = {name: set(re.findall(rf'^{name}(?:_bucket|_total)?{{(.*?)}}', text, re.M)) for name in ("emodetect_requests", "emodetect_request_seconds")}
+    assert any('path="/v1/predict",status="200"' in one for one in labels["emodetect_requests"])
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for group in ALERTS["groups"]:
+        for rule in group["rules"]:
+            assert rule["labels"]["severity"] in ("critical", "warning", "info") and set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
+    if shutil.which("promtool"):
+        done = run("promtool", "check", "rules", "deploy/alerts.yml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert run("promtool", "check", "config", "--syntax-only", "deploy/prometheus.yml").returncode == 0
+
+
+def test_the_list_of_what_is_installed_is_the_lock(tmp_path: Path) -> None:
+    done = run("cyclonedx-py", "requirements", "requirements_serve.txt", "--output-reproducible", "--output-format", "JSON", "--output-file", str(tmp_path / "list.json"))
+    assert done.returncode == 0, done.stderr
+    listed = {(one["name"], one.get("version")) for one in json.loads((tmp_path / "list.json").read_text())["components"]}
+    assert listed == set(re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", (PROJECT / "requirements_serve.txt").read_text(), re.M))

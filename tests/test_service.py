@@ -1,0 +1,413 @@
+"""The service over a real socket: what it answers, what it refuses, how it holds load, how it ends."""
+
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import psutil
+import pytest
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, settings
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance, unsupported_method
+
+from emodetect.labels import EMOTIONS
+from emodetect.settings import Settings
+from emodetect.stand_in import write_stand_in
+from tests.attack import Service, bombard, form, hostile, mutations, picture
+
+PROJECT = Path(__file__).parent.parent
+QUICK = {"body_seconds": 1, "header_seconds": 0.5, "idle_seconds": 0.5, "body_megabytes": 2, "source": "https://example.org/source"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that most tests share."""
+    with Service(tmp_path_factory.mktemp("service"), **QUICK) as service:
+        yield service
+
+
+def exchange(service: Service, data: bytes, seconds: float = 10) -> bytes:
+    """Send bytes over a socket, and read until the service closes it."""
+    with socket.create_connection((service.host, service.port), timeout=seconds) as plug:
+        plug.sendall(data)
+        return b"".join(iter(lambda: plug.recv(65_536), b""))
+
+
+def told(answer: bytes) -> tuple[int, dict]:
+    """Status and problem of a raw answer; the header's limits hold for it, too."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    return int(head.split()[1]), json.loads(body)
+
+
+def figure(service: Service, name: str, **labels: str) -> float:
+    """A figure of /metrics; those with the same name are added up."""
+    families = text_string_to_metric_families(service.ask("GET", "/metrics").body.decode())
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name and labels.items() <= sample.labels.items())
+
+
+def until(condition: object, seconds: float = 20) -> None:
+    """Wait for something that will happen; fail if it doesn't."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_a_picture_as_the_body(service: Service) -> None:
+    reply = service.send(picture())
+    assert reply.status == 200 and reply.headers["content-type"] == "application/json"
+    assert set(reply.json) == {"model", "pictures"} and reply.json["model"] == {"name": "emodetect", "sha256": service.ask("GET", "/v1/model").json["sha256"], "version": None}
+    (one,) = reply.json["pictures"]
+    assert {name: one[name] for name in ("picture", "width", "height")} == {"picture": None, "width": 96, "height": 96}
+    (face,) = one["faces"]
+    assert face["emotion"] == "happy" and list(face["probabilities"]) == list(EMOTIONS) and abs(sum(face["probabilities"].values()) - 1) < 1e-9 and face["uncertain"] is False
+
+
+def test_a_form_is_answered_in_its_order(service: Service) -> None:
+    sizes = [(30 + 10 * number, 40) for number in range(8)]
+    files = []
+    for number, size in enumerate(sizes):
+        buffer = io.BytesIO()
+        Image.new("RGB", size).save(buffer, ("PNG", "JPEG", "WEBP", "BMP")[number % 4])
+        files.append((f"{number}.png", buffer.getvalue()))
+    pictures = service.send(*form(*files)).json["pictures"]
+    assert [(one["picture"], one["width"], one["height"]) for one in pictures] == [(f"{number}.png", *size) for number, size in enumerate(sizes)]
+
+
+def test_a_bad_picture_is_named(service: Service) -> None:
+    reply = service.send(*form(("good.jpg", picture()), ("cut.jpg", picture()[:500]), ("other.jpg", picture())))
+    assert reply.status == 422 and reply.json["picture"] == "cut.jpg" and reply.json["detail"].startswith("cut.jpg: cannot be decoded")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("GET", "/nowhere", {}, None, 404),
+        ("GET", "/v1/predict", {}, None, 405),
+        ("POST", "/healthz", {}, b"", 405),
+        ("DELETE", "/", {}, None, 405 if (PROJECT / "emodetect" / "web").is_dir() else 404),
+        ("POST", "/v1/predict", {"Content-Type": "application/json"}, b"{}", 415),
+        ("POST", "/v1/predict", {}, b"", 415),
+        ("POST", "/v1/predict", {"Content-Type": "image/png"}, b"", 422),
+        ("POST", "/v1/predict", {"Content-Type": "multipart/form-data; boundary=x"}, b"", 422),
+        ("POST", "/v1/predict", {"Content-Type": "multipart/form-data"}, b"--x", 400),
+        ("POST", "/v1/predict", {"Content-Type": "image/png"}, bytes(2_000_001), 413),
+        ("GET", "/v1/model.onnx?sha256=" + "0" * 64, {}, None, 404),
+    ],
+)
+def test_every_refusal_is_a_problem(service: Service, method: str, path: str, headers: dict, body: bytes | None, status: int) -> None:
+    reply = service.ask(method, path, body, headers)
+    assert reply.status == status and reply.headers["content-type"] == "application/problem+json", reply.body
+    assert reply.json["status"] == status and reply.json["type"] == "about:blank" and reply.json["title"] and reply.json["detail"].endswith(".")
+    assert reply.headers["content-security-policy"].startswith("default-src 'self'; script-src 'self' 'wasm-unsafe-eval';") and reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["cross-origin-opener-policy"] == "same-origin" and reply.headers["cross-origin-embedder-policy"] == "require-corp" and "server" not in reply.headers
+    assert reply.headers["link"] == '<https://example.org/source>; rel="source"'
+    assert status != 405 or reply.headers["allow"]
+
+
+def test_the_model_is_given_away_as_it_is_described(service: Service) -> None:
+    known = service.ask("GET", "/v1/model").json
+    assert known["classes"] == list(EMOTIONS) and known["settings"]["confidence"] == 0.25 and known["licence"].startswith("AGPL-3.0") and known["source"] == "https://example.org/source"
+    assert "not what a person feels" in known["notice"] and known["provenance"] == [] and known["canary"] is None
+    given = service.ask("GET", "/v1/model.onnx")
+    assert given.body == service.model.read_bytes() and given.headers["etag"] == f'"{known["sha256"]}"' and given.headers["cache-control"] == "no-cache"
+    assert service.ask("GET", "/v1/model.onnx", headers={"If-None-Match": given.headers["etag"]}).status == 304
+    assert "immutable" in service.ask("GET", f"/v1/model.onnx?sha256={known['sha256']}").headers["cache-control"]
+
+
+def test_figures_count_what_was_done(service: Service) -> None:
+    names = ("emodetect_pictures_total", "emodetect_faces_total", "emodetect_pictures_refused_total")
+    before = [figure(service, name) for name in names]
+    service.send(*form(("a.jpg", picture()), ("b.jpg", picture()), ("c.jpg", b"")))
+    assert [figure(service, name) - was for name, was in zip(names, before, strict=True)] == [2, 2, 1]
+    before = figure(service, "emodetect_requests_total", path="other", status="404")
+    for number in range(5):
+        service.ask("GET", f"/scan/{number}")
+    assert figure(service, "emodetect_requests_total", path="other", status="404") == before + 5, "addresses that strangers make up are not kept"
+    assert figure(service, "emodetect_model", role="production") == 1 and figure(service, "process_resident_memory_bytes") > 1e7
+
+
+def test_the_log_tells_nothing_of_a_picture_or_a_client(service: Service) -> None:
+    service.send(*form(("my-secret-name.jpg", picture())))
+    service.ask("GET", "/my-secret-address?token=my-secret-token")
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    assert [set(line) - {"milliseconds", "time"} for line in lines] == [{"level", "message", "path", "status"}] * len(lines)
+    assert "secret" not in service.log.read_text() and "127.0.0.1" not in service.log.read_text() and lines[-1]["path"] == "other"
+
+
+POST = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n", 408),
+        (POST + b"Content-Length: 5000\r\n\r\nabc", 408),
+        (POST + b"Content-Length: 99999999999\r\n\r\n", 413),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"100000\r\n" + bytes(0x100000) + b"\r\n" + b"100000\r\n" + bytes(0x100000) + b"\r\n", 413),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400),
+        (POST + b"Content-Length: -5\r\n\r\nabcdef", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"GET /" + b"a" * 600_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 600_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n", 400),
+    ],
+    ids=["slow header", "slow body", "large by its word", "large in chunks", "bad chunk", "two lengths", "negative length", "TLS", "long address", "long line", "many lines"],
+)
+def test_a_connection_ends_and_says_why(service: Service, data: bytes, status: int) -> None:
+    answer, problem = told(exchange(service, data))
+    assert answer == status == problem["status"], problem
+    assert service.ask("GET", "/healthz").status == 200
+
+
+def test_a_connection_that_says_nothing_is_closed(service: Service) -> None:
+    assert exchange(service, b"") == b"" and b" 408 " in exchange(service, b"\r\n")
+    kept = exchange(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert kept.startswith(b"HTTP/1.1 200 OK") and kept.endswith(b'{"status":"alive"}')
+
+
+def test_a_body_that_is_shorter_than_it_says_is_the_next_request(service: Service) -> None:
+    first = picture()
+    data = POST + b"Content-Length: %d\r\n\r\n" % len(first) + first + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = exchange(service, data)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2 and answer.endswith(b'{"status":"alive"}')
+
+
+def test_slow_senders_hold_nobody_up(service: Service) -> None:
+    plugs = [socket.create_connection((service.host, service.port)) for _ in range(100)]
+    for number, plug in enumerate(plugs):
+        plug.sendall(POST + b"Content-Length: 5000\r\n\r\nabc" if number % 2 else b"GET /heal")
+    assert service.send(picture()).status == 200
+    for plug in plugs:
+        plug.settimeout(10)
+        assert b" 408 " in b"".join(iter(lambda plug=plug: plug.recv(4096), b"")).split(b"\r\n")[0]
+        plug.close()
+    until(lambda: figure(service, "emodetect_held_bytes") == 0)
+
+
+def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+    large = write_stand_in(tmp_path / "large.onnx", padding="x" * 30_000_000)
+    with Service(tmp_path, model=large, **QUICK) as service, socket.socket() as plug:
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plug.connect((service.host, service.port))
+        plug.sendall(b"GET /v1/model.onnx HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: len([one for one in psutil.Process(service.process.pid).net_connections() if one.status == "ESTABLISHED"]) == 1)
+        until(lambda: not [one for one in psutil.Process(service.process.pid).net_connections() if one.status == "ESTABLISHED"])
+
+
+TRICKS = ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "//etc/passwd", "/%00", "/%ff%fe", "/" + "a" * 9000, "/v1/../healthz", "/%5c..")
+
+
+@pytest.mark.parametrize("path", TRICKS, ids=range(len(TRICKS)))
+def test_no_path_leads_out(service: Service, path: str) -> None:
+    reply = service.ask("GET", path)
+    assert reply.status in (400, 404) and reply.headers["content-type"] == "application/problem+json"
+
+
+def test_hostile_uploads_and_mutations_break_nothing(service: Service) -> None:
+    statuses = bombard(service, hostile())
+    assert statuses[422] > 190 and statuses[200] > 10 and statuses[400] > 3
+    warm, open_files = service.megabytes(), psutil.Process(service.process.pid).num_fds()
+    bombard(service, mutations(400))
+    assert service.megabytes() - warm < 60 and psutil.Process(service.process.pid).num_fds() <= open_files + 1
+    assert service.written() == [] and service.process.poll() is None
+
+
+def test_large_forms_stay_in_memory(service: Service) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 800, 3), dtype=np.uint8)).save(buffer, "PNG")
+    assert len(buffer.getvalue()) > 1_500_000 and service.send(*form(("noise.png", buffer.getvalue()))).status == 200
+    deleted = [one.path for one in psutil.Process(service.process.pid).open_files()]
+    assert service.written() == [] and not [path for path in deleted if str(service.temporary) in path]
+
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, unsupported_method]
+
+
+def test_the_document_and_the_service_agree(service: Service) -> None:
+    asked = Counter()
+    for operation in schemathesis.openapi.from_dict(service.ask("GET", "/openapi.json").json).get_all_operations():
+
+        @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @hypothesis.given(operation.ok().as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            asked[case.operation.path] += 1
+            case.call_and_validate(base_url=service.url, checks=CHECKS)
+
+        ask()
+    assert len(asked) == 6, asked
+
+
+def test_examples_of_the_document_run(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(picture())
+    operation = service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]
+    samples = {one["lang"]: one["source"].replace("http://127.0.0.1:8000", service.url) for one in operation["x-codeSamples"]}
+    done = subprocess.run([sys.executable, "-c", samples["python"]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("happy 0.99"), done.stderr
+    if shutil.which("curl"):
+        done = subprocess.run(samples["curl"].split(), cwd=tmp_path, capture_output=True, text=True)
+        assert json.loads(done.stdout)["pictures"][0]["picture"] == "photo.jpg", done.stderr
+    example, real = operation["responses"]["200"]["content"]["application/json"]["example"], service.send(*form(("photo.jpg", picture()))).json
+    for names in (list, lambda answer: list(answer["pictures"][0]), lambda answer: sorted(answer["pictures"][0]["faces"][0])):
+        assert names(example) == names(real)
+
+
+def test_keys_and_rates(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("first-key\nsecond-key\n")
+    with Service(tmp_path, rate=0.01, burst=4, api_key_file=tmp_path / "keys", api_key="third-key", origins="https://example.org") as service:
+        tried = ({}, {"X-API-Key": "first"}, {"X-API-Key": "first-key second-key"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer ÿ"})
+        wrong = [service.ask("GET", "/v1/model", headers=headers) for headers in tried]
+        assert [reply.status for reply in wrong] == [401] * 5 and wrong[0].headers["www-authenticate"] == "Bearer"
+        right = [service.ask("GET", "/v1/model", headers=headers) for headers in ({"X-API-Key": "first-key"}, {"Authorization": "Bearer second-key"}, {"X-API-Key": "third-key"})]
+        assert [reply.status for reply in right] == [200] * 3, "a refused key costs nothing of the rate"
+        assert [service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"}).status for _ in range(2)] == [200, 429]
+        late = service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"})
+        assert 90 <= int(late.headers["retry-after"]) <= 100 and service.ask("GET", "/healthz").status == 200
+        asked = service.ask("OPTIONS", "/v1/predict", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"})
+        assert asked.headers["access-control-allow-origin"] == "https://example.org"
+        assert "access-control-allow-origin" not in service.ask("GET", "/healthz", headers={"Origin": "https://elsewhere.example"}).headers
+        assert service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+
+
+def test_other_sites_are_not_let_in_unasked(service: Service) -> None:
+    assert not [name for name in service.ask("GET", "/healthz", headers={"Origin": "https://example.org"}).headers if name.startswith("access-control")]
+
+
+def heavy() -> bytes:
+    """A picture of a few kilobytes that takes a moment to decode."""
+    buffer = io.BytesIO()
+    Image.new("L", (4_000, 4_000)).save(buffer, "PNG", compress_level=9)
+    return buffer.getvalue()
+
+
+def test_beyond_its_capacity_it_says_so_at_once(tmp_path: Path) -> None:
+    with Service(tmp_path, threads=1, queue=2, pictures=2, wait_seconds=60) as service, ThreadPoolExecutor(24) as clients:
+        body = heavy()
+        replies = list(clients.map(lambda _: service.send(body, "image/png"), range(48)))
+        statuses = Counter(reply.status for reply in replies)
+        assert set(statuses) == {200, 503} and statuses[200] >= 3, statuses
+        refused = [reply for reply in replies if reply.status == 503]
+        assert all(1 <= int(reply.headers["retry-after"]) <= 60 and "try again in" in reply.json["detail"] for reply in refused)
+        until(lambda: service.ask("GET", "/readyz").status == 200)
+        assert figure(service, "emodetect_waiting_pictures") == 0 and figure(service, "emodetect_held_bytes") == 0
+
+
+def test_more_connections_than_it_holds_are_told(tmp_path: Path) -> None:
+    with Service(tmp_path, connections=3) as service:
+        plugs = [socket.create_connection((service.host, service.port)) for _ in range(3)]
+        until(lambda: len([one for one in psutil.Process(service.process.pid).net_connections() if one.status == "ESTABLISHED"]) == 3)
+        assert told(exchange(service, b""))[0] == 503
+        for plug in plugs:
+            plug.close()
+        until(lambda: _asked(service) == 200)
+
+
+def _asked(service: Service) -> int:
+    """The status of /healthz, or 0 if there is none."""
+    try:
+        return service.ask("GET", "/healthz").status
+    except (OSError, http.client.HTTPException):
+        return 0
+
+
+def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
+    service, body = Service(tmp_path, threads=1, wait_seconds=60), heavy()
+    with ThreadPoolExecutor(8) as clients:
+        replies = [clients.submit(service.send, body, "image/png") for _ in range(8)]
+        until(lambda: figure(service, "emodetect_waiting_pictures") >= 3)
+        assert service.stop() == 0
+        assert [reply.result().status for reply in replies] == [200] * 8
+    with pytest.raises(OSError):
+        service.ask("GET", "/healthz")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_the_model_is_exchanged_under_load_and_a_bad_one_is_not_taken(tmp_path: Path) -> None:
+    model = write_stand_in(tmp_path / "model.onnx", "happy")
+    with Service(tmp_path, model=model) as service:
+        stop, seen = threading.Event(), []
+
+        def ask() -> None:
+            with_connection = service.connection()
+            while not stop.is_set():
+                reply = service.send(picture(), over=with_connection)
+                seen.append((reply.status, reply.json["model"]["sha256"], reply.json["pictures"][0]["faces"][0]["emotion"]))
+        client = threading.Thread(target=ask)
+        client.start()
+        first = service.ask("GET", "/v1/model").json["sha256"]
+        write_stand_in(model, "sad")
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: service.ask("GET", "/v1/model").json["sha256"] != first)
+        second = service.ask("GET", "/v1/model").json["sha256"]
+        for bad in (b"no model", write_stand_in(tmp_path / "blind.onnx", score=0.0).read_bytes()):
+            failed = figure(service, "emodetect_model_swaps_total", outcome="failed")
+            model.write_bytes(bad)
+            service.process.send_signal(signal.SIGHUP)
+            until(lambda failed=failed: figure(service, "emodetect_model_swaps_total", outcome="failed") == failed + 1)
+        stop.set()
+        client.join()
+        assert {(status, emotion) for status, _, emotion in seen} == {(200, "happy"), (200, "sad")}
+        assert {(sha256, emotion) for _, sha256, emotion in seen} == {(first, "happy"), (second, "sad")}, "each answer names the model that gave it"
+        assert service.ask("GET", "/v1/model").json["sha256"] == second and "the model stays as it was" in service.log.read_text()
+
+
+def test_a_canary_answers_its_share(tmp_path: Path) -> None:
+    canary = write_stand_in(tmp_path / "canary.onnx", "sad")
+    with Service(tmp_path, "--canary", str(canary), "--canary-share", "0.5") as service:
+        connection = service.connection()
+        seen = Counter(service.send(picture(), over=connection).json["pictures"][0]["faces"][0]["emotion"] for _ in range(100))
+        assert set(seen) == {"happy", "sad"}, "one in 2**99 that this fails though it is right"
+        assert figure(service, "emodetect_model", role="canary") == 0.5 and service.ask("GET", "/v1/model").json["canary"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"model_sha256": "0" * 64}, "is expected; bring the right file"),
+        ({"model": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
+        ({"canary": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
+        ({"queue": "many"}, "serve.queue is 'many', but a number is expected"),
+        ({"api_key_file": "nowhere"}, "the file of the API keys cannot be read"),
+        ({"host": "203.0.113.1"}, "choose another with --host"),
+    ],
+)
+def test_what_cannot_serve_does_not_listen(tmp_path: Path, given: dict[str, str], sentence: str) -> None:
+    model = write_stand_in(tmp_path / "model.onnx")
+    environment = os.environ | {f"EMODETECT_{name.upper()}": value for name, value in ({"model": str(model), "port": "0"} | given).items()}
+    done = subprocess.run([str(Path(sys.executable).with_name("emodetect")), "serve"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1 and done.stdout == "", done.stderr
+
+
+def test_without_the_extra_it_says_what_is_missing(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['fastapi'] = None; from emodetect.cli import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "emodetect: `emodetect serve` needs fastapi, which this install lacks; install emodetect[serve].\n"
+
+
+def test_params_yaml_holds_the_defaults() -> None:
+    assert yaml.safe_load((PROJECT / "params.yaml").read_text())["serve"] == asdict(Settings())
+    meanings = re.findall(r"^    (\w+): \w+ = .+?  # (.+)$", (PROJECT / "emodetect" / "settings.py").read_text(), re.M)
+    composed = (PROJECT / "configs" / "config.yaml").read_text()
+    assert all(re.search(rf"^  {name}: .+  # {re.escape(meaning)}$", composed, re.M) for name, meaning in meanings)
