@@ -10,7 +10,8 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from conftest import PROJECT
 from emodetect.detector import decode_picture
-from tests.page import CHROMIUM, QUIET, WEB, film, serve
+from tests.attack import Service
+from tests.page import CHROMIUM, QUIET, WEB, film
 
 REPORTS = PROJECT / "reports" / "page"
 COLOURS = 256  # of a picture
@@ -46,7 +47,8 @@ def write(page: Page, name: str) -> None:
 def main(model: Path) -> None:
     """Write every picture."""
     REPORTS.mkdir(parents=True, exist_ok=True)
-    with serve(model) as address, tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder, Service(Path(folder), model=model.absolute()) as service, sync_playwright() as driver:
+        address = service.url
         letter = Path(folder) / "letter.txt"
         letter.write_text("no picture")
         seen = film(Path(folder) / "film.y4m", decode_picture(WEB / "examples" / "scene.jpg"))

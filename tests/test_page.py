@@ -17,7 +17,8 @@ from conftest import PROJECT, Copy
 from emodetect.detector import Detection, decode_picture, letterbox, load_detector
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
-from tests.page import CHROMIUM, QUIET, WEB, film, serve
+from tests.attack import Service
+from tests.page import CHROMIUM, QUIET, WEB, film
 
 VENDOR = WEB / "vendor" / "ort.wasm.bundle.min.mjs"
 AXE = PROJECT / "node_modules" / "axe-core" / "axe.min.js"
@@ -71,10 +72,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(model: Path) -> Iterator[str]:
+def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service's address."""
-    with serve(model) as place:
-        yield place
+    with Service(tmp_path_factory.mktemp("service"), model=model, source="https://example.org/source") as service:
+        yield f"{service.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -440,7 +441,7 @@ def test_a_service_without_room_is_told_and_the_camera_waits_for_it(visit: Visit
 
 
 def test_page_says_when_nobody_can_look(visit: Visit) -> None:
-    visit.refuse("**/vendor/**").refuse("**/readyz", 503).open("none").agree()
+    visit.refuse("**/vendor/**").refuse("**/healthz", 503).open("none").agree()
     visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert "does not answer" in visit.status and visit.page.locator(".problem").count() == 1
 

@@ -103,7 +103,7 @@ export async function startEngine(progress) {
   try {
     return await BrowserEngine.start(progress);
   } catch (error) {
-    const answers = await fetch("readyz").then((response) => response.ok, () => false);
+    const answers = await fetch("healthz").then((response) => response.ok, () => false);
     if (!answers) throw new Problem("engine.none.text", { host: location.host });
     return new ServerEngine(error.message);
   }
