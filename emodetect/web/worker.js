@@ -25,7 +25,7 @@ async function load() {
     const ort = await import("./vendor/ort.wasm.bundle.min.mjs"), model = fetchBytes("v1/model.onnx");
     model.catch(() => {}); // told below, in its turn
     ort.env.logLevel = "error";
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
+    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.max(1, Math.min(navigator.hardwareConcurrency >> 1, 4)) : 1; // on a busy machine more are slower
     ort.env.wasm.wasmBinary = (await fetchBytes("vendor/ort-wasm-simd-threaded.wasm")).buffer;
     step = "model";
     const bytes = await model;
