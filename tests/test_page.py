@@ -1,6 +1,7 @@
 """The page as a person uses it, in headless Chromium: pictures from everywhere, in the browser and through the server, and what goes wrong."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -265,12 +266,14 @@ def test_pixels_are_resized_as_opencv_does(ready: Visit) -> None:
 
 
 @in_browser
-def test_notice_comes_before_the_first_picture(visit: Visit) -> None:
+def test_notice_comes_before_the_first_picture(visit: Visit, model: Path) -> None:
     visit.open()
     notice = visit.page.inner_text("#notice")
     assert all(word in notice for word in ("apparent expression", "at work or in education", "5(1)(f)", "Nothing: no picture", "stays on this device"))
     assert visit.page.get_attribute("#notice .source", "href") == "https://example.org/source"
     assert not visit.page.locator("#files").is_visible() and not visit.page.locator("#camera").is_visible()
+    visit.page.click("#notice .card-link")
+    assert hashlib.sha256(model.read_bytes()).hexdigest() in visit.page.inner_text("#about") and "less likely than 40%" in visit.page.inner_text("#about")
     drop(visit, "early.png", encode(drawn(PORTRAIT)))
     assert visit.page.locator("#results .result").count() == 0
     visit.agree()

@@ -78,7 +78,7 @@ $("agree").onclick = async () => {
 let queue = Promise.resolve(); // one picture after the other
 
 function add(files) {
-  if ($("tool").hidden) return; // the notice comes first
+  if ($("tool").hidden || !files.length) return; // the notice comes first, and a pasted text is no picture
   camera.stop();
   const results = [...files].map((file) => {
     const name = file.name || say("pasted"), address = URL.createObjectURL(file);
