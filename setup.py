@@ -15,7 +15,7 @@ def requirements(key: str) -> list[str]:
     return [line.strip() for line in settings[key].splitlines() if line.strip() and not line.strip().startswith("#")]
 
 
-extras = ("train", "serve", "cluster", "dev")
+extras = ("train", "serve", "openvino", "score", "video", "cluster", "dev")
 setup(
     name=settings["lib_name"],
     version=settings["version"],

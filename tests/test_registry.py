@@ -39,9 +39,10 @@ class Clone:
         self.run("git", "commit", "--quiet", "--all", "--message=change")
 
     def demand(self, map50: float) -> None:
-        """Set the mAP50 that a version must have."""
+        """Set the mAP50 that a version must have; the other gates let a model pass that has learnt nothing."""
         path = self.folder / "params.yaml"
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"registry": {"min_map50": map50}}, sort_keys=False))
+        limits = {"min_map50": map50, "min_lead": -1.0, "min_recall": 0.0, "max_calibration_error": 1.0}
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"registry": limits}, sort_keys=False))
 
     def another_model(self) -> None:
         """Export again with other parameters, which the file carries, so that it is another file; commit and push it."""
