@@ -75,7 +75,7 @@ examples: setup ## draw the page's example pictures
 	@$(ENVIRONMENT) python tools/examples.py
 
 .PHONY: screenshots
-screenshots: setup $(WEB_IF_NPM) ## show the page in Chromium, as pictures in reports/page
+screenshots: pipeline $(WEB_IF_NPM) ## show the page in Chromium, as pictures in reports/page
 	@$(ENVIRONMENT) python -m tests.screenshots
 	@echo "reports/page/*.png: the page"
 
