@@ -135,11 +135,11 @@ class Letterbox:
 def to_tensor(
     squares: Sequence[np.ndarray],  # each RGB, uint8, size × size × 3
 ) -> np.ndarray:  # n × 3 × size × size, float32, 0 to 1
-    "What the network is given: channels first, divided by 255. Plane by plane, while it is in the processor's cache."
+    "What the network is given: channels first, divided by 255. One after the other, while it is in the processor's cache."
     tensor = np.empty((len(squares), 3, *squares[0].shape[:2]), np.float32)
     for square, planes in zip(squares, tensor, strict=True):
-        for given, plane in zip(cv2.split(square), planes, strict=True):
-            np.divide(given, np.float32(255), out=plane, dtype=np.float32)
+        planes[...] = square.transpose(2, 0, 1)
+        planes /= 255
     return tensor
 
 GREY = 114  # around a picture that is no square, as in training
@@ -150,6 +150,8 @@ def letterbox(
 ) -> tuple[np.ndarray, Letterbox]:  # RGB, uint8, size × size × 3
     "Scale a picture into a square without changing its proportions, centred on grey."
     height, width = picture.shape[:2]
+    if height == width == size:
+        return picture, Letterbox(1.0, 0, 0)
     scale = min(size / height, size / width)
     new_width, new_height = round(width * scale), round(height * scale)
     if (new_width, new_height) != (width, height):
