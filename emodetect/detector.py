@@ -64,9 +64,10 @@ def decode_picture(
 def _as_rgb(image: Image.Image) -> Image.Image:
     "An 8-bit RGB picture; 16-bit grey is scaled by its range instead of cut off, transparency falls on white."
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         top = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
+        parts = np.array_split(values, -(-len(values) // 256))  # some rows at a time: in 64 bits a large picture would take a gigabyte
+        image = Image.fromarray(np.concatenate([(part.astype(np.float64).clip(0, top) * (255.0 / top)).round().astype(np.uint8) for part in parts]))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -14,7 +14,7 @@ from typing import Any
 
 from .core import ParameterError
 
-# %% ../nbs/50_settings.ipynb #n9921438d
+# %% ../nbs/50_settings.ipynb #ne863957b
 @dataclass(frozen=True)
 class Settings:
     "How the service behaves."
@@ -31,14 +31,14 @@ class Settings:
     queue: int = 64  # pictures that may wait; beyond it the answer is 503
     wait_seconds: float = 5.0  # that a picture may wait
     pictures: int = 16  # in one request, at most the queue
-    pixels: int = 25_000_000  # of one picture; a larger one is refused before it is decoded
+    pixels: int = 16_000_000  # of one picture; a larger one is refused before it is decoded
     body_megabytes: float = 10.0  # of one request
     held_megabytes: float = 256.0  # of all bodies that are being received or answered
     body_seconds: float = 20.0  # in which a body must have arrived, and an answer be taken
     header_seconds: float = 5.0  # in which a request's header must have arrived
     idle_seconds: float = 5.0  # after which a silent connection is closed
     stop_seconds: float = 30.0  # in which, on stopping, requests are finished
-    connections: int = 512  # open at once
+    connections: int = 400  # open at once; as many again are told that there are too many
     rate: float = 0.0  # requests a second of one client, in the long run; 0: any number
     burst: int = 20  # requests of one client at once
     api_key_file: str = ""  # a file with a key on each line, each of which opens /v1; empty: none

@@ -8,7 +8,12 @@ const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["happy", "anger", "surprise", "sad", "scene", "unclear", "nobody"]; // drawn by `make examples`
 const PAUSE = 2000; // milliseconds between two sentences about the camera's picture, for those who hear the page
 const host = location.host;
-const tell = (text) => { $("status").textContent = text; };
+
+/** Tell those who hear the page; a trouble is shown, too. */
+function tell(text, trouble = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("trouble", trouble);
+}
 
 await translate(document);
 
@@ -73,7 +78,7 @@ $("agree").onclick = async () => {
 let queue = Promise.resolve(); // one picture after the other
 
 function add(files) {
-  if ($("tool").hidden) return; // the notice comes first
+  if ($("tool").hidden || !files.length) return; // the notice comes first, and a pasted text is no picture
   camera.stop();
   const results = [...files].map((file) => {
     const name = file.name || say("pasted"), address = URL.createObjectURL(file);
@@ -144,7 +149,7 @@ let told = 0; // when something was last said of the camera's picture
 const camera = new Camera($("live"), (on) => {
   $("camera").textContent = say(on ? "camera.stop" : "camera.start");
   tell(say(on ? "camera.started" : "camera.stopped"));
-}, (problem) => tell(problem.text), (result) => {
+}, (problem) => tell(problem.text, true), (result) => {
   const text = sayResult(say("camera.title"), result), now = performance.now();
   if (now - told < PAUSE || text === $("status").textContent) return;
   told = now;
@@ -156,7 +161,7 @@ $("camera").onclick = async () => {
   try {
     await camera.start(await ready());
   } catch (problem) {
-    tell(problem.text);
+    tell(problem.text, true);
   }
 };
 window.addEventListener("pagehide", () => camera.stop());

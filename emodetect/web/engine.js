@@ -3,8 +3,11 @@ import { Problem } from "./texts.js";
 
 const MOST = 50_000_000; // pixels; a larger picture is refused, as the Python detector does
 const PATIENCE = 60_000; // milliseconds that the server has for an answer
-const NEAR = 48; // pixels; the camera's faces are near, and looking for small ones takes four times as long
+const NEAR = 64; // pixels; the camera's faces are near, and looking for small ones takes several times as long
 const AS_STORED = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
+
+/** An answer whose faces are numbered as one reads them, from the left. */
+const ordered = (result) => ({ ...result, faces: result.faces.sort((one, other) => one.left - other.left) });
 
 /** A picture file decoded; a `Problem` if it is none or too large. */
 async function decode(file) {
@@ -38,7 +41,6 @@ class BrowserEngine {
           reject(new Error(data.failed));
         } else engine.answer(data);
       };
-      worker.postMessage({ model: new URL("v1/model.onnx", location.href).href });
     });
   }
 
@@ -49,7 +51,7 @@ class BrowserEngine {
   answer({ id, result, detail }) {
     const { resolve, reject } = this.waiting.get(id);
     this.waiting.delete(id);
-    if (result) resolve(result);
+    if (result) resolve(ordered(result));
     else reject(new Problem("problem.engine", { detail }));
   }
 
@@ -83,8 +85,8 @@ class ServerEngine {
     const options = { method: "POST", body: form, signal: AbortSignal.timeout(PATIENCE) };
     const response = await fetch("v1/predict", options).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
     const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer.pictures[0];
-    const problem = answer.detail ? new Problem(null, answer) : new Problem("problem.gone", { host: location.host });
+    if (response.ok) return ordered(answer.pictures[0]);
+    const problem = answer.detail ? new Problem("problem.told", answer) : new Problem("problem.gone", { host: location.host });
     problem.wait = [429, 503].includes(response.status) ? Number(response.headers.get("retry-after")) || 1 : 0;
     throw problem;
   }
@@ -101,7 +103,7 @@ export async function startEngine(progress) {
   try {
     return await BrowserEngine.start(progress);
   } catch (error) {
-    const answers = await fetch("readyz").then((response) => response.ok, () => false);
+    const answers = await fetch("healthz").then((response) => response.ok, () => false);
     if (!answers) throw new Problem("engine.none.text", { host: location.host });
     return new ServerEngine(error.message);
   }

@@ -24,7 +24,9 @@ export const percent = (share) => numbers.format(share);
 /** What is said of a face in a few words. */
 export const sayFace = (face) => (face.uncertain ? say("uncertain") : say("answer", { emotion: say(`emotion.${face.emotion}`), confidence: percent(face.confidence) }));
 
-/** A trouble that the reader is told of; `key` is a text's. */
+const LASTING = new Set(["problem.unreadable", "problem.large"]);
+
+/** A trouble that the reader is told of; `key` is a text's, `values` what it says, with the `status` of a server's answer. */
 export class Problem extends Error {
   constructor(key, values = {}) {
     super(key);
@@ -32,6 +34,12 @@ export class Problem extends Error {
   }
 
   get text() {
-    return this.key === null ? this.values.detail : say(this.key, this.values);
+    return say(this.key, this.values);
+  }
+
+  /** Whether another try may help. */
+  get passes() {
+    const { status = 500 } = this.values;
+    return !LASTING.has(this.key) && (status >= 500 || status === 429);
   }
 }

@@ -100,8 +100,8 @@ export class Result {
     this.frame.remove();
     this.text.textContent = "";
     this.element.classList.add("problem");
-    const retry = Object.assign(make("button", "", say("result.again")), { type: "button", onclick: again });
-    this.element.append(make("p", "trouble", problem.text), make("p", "actions", retry));
+    this.element.append(make("p", "trouble", problem.text));
+    if (problem.passes) this.element.append(make("p", "actions", Object.assign(make("button", "", say("result.again")), { type: "button", onclick: again })));
     this.element.ariaBusy = "false";
   }
 }

@@ -2,35 +2,35 @@
 import { Detector } from "./detector.js";
 import { withoutAlpha } from "./pixels.js";
 
-let detector;
+let detector, come = 0, all = 0; // bytes of what is fetched
 
-/** The model's bytes; the page hears how much of it has come. */
-async function fetchModel(address) {
-  const response = await fetch(address);
-  if (!response.ok) throw new Error(`${response.status}`);
-  const parts = [], all = Number(response.headers.get("content-length"));
-  let length = 0;
+/** A file's bytes; the page hears how much of everything has come. */
+async function fetchBytes(address) {
+  const response = await fetch(address), parts = [];
+  if (!response.ok) throw new Error(`${address}: ${response.status}`);
+  all += Number(response.headers.get("content-length"));
   for (const reader = response.body.getReader(); ;) {
     const { done, value } = await reader.read();
-    if (done) break;
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
     parts.push(value);
-    length += value.length;
-    if (all) postMessage({ share: Math.min(length / all, 1) });
+    come += value.length;
+    if (all) postMessage({ share: Math.min(come / all, 1) });
   }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 /** Make the detector; what fails is told by name: vendor, model or browser. */
-async function load(address) {
+async function load() {
   let step = "vendor";
   try {
-    const ort = await import("./vendor/ort.wasm.bundle.min.mjs");
+    const ort = await import("./vendor/ort.wasm.bundle.min.mjs"), model = fetchBytes("v1/model.onnx");
+    model.catch(() => {}); // told below, in its turn
     ort.env.logLevel = "error";
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
+    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.max(1, Math.min(navigator.hardwareConcurrency >> 1, 4)) : 1; // on a busy machine more are slower
+    ort.env.wasm.wasmBinary = (await fetchBytes("vendor/ort-wasm-simd-threaded.wasm")).buffer;
     step = "model";
-    const model = await fetchModel(address);
+    const bytes = await model;
     step = "browser";
-    detector = await Detector.load(ort, model);
+    detector = await Detector.load(ort, bytes);
     postMessage({ ready: true });
   } catch (error) {
     postMessage({ failed: step, detail: String(error) });
@@ -48,8 +48,7 @@ function pixels(bitmap) {
   return withoutAlpha(context.getImageData(0, 0, width, height));
 }
 
-self.onmessage = async ({ data: { model, id, bitmap, smallest } }) => {
-  if (model) return load(model);
+self.onmessage = async ({ data: { id, bitmap, smallest } }) => {
   try {
     const picture = pixels(bitmap);
     postMessage({ id, result: { width: picture.width, height: picture.height, faces: await detector.detect(picture, smallest) } });
@@ -57,3 +56,5 @@ self.onmessage = async ({ data: { model, id, bitmap, smallest } }) => {
     postMessage({ id, detail: error.message });
   }
 };
+
+load();
