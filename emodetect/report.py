@@ -110,7 +110,7 @@ def _beating(evidence: Evidence) -> str:
     others = [one for one in evidence.baselines if one.lead]
     lost = [one.name for one in others if not one.beaten]
     if lost:
-        return f"It does not beat this beyond chance: {'; '.join(lost)}. It is not worth using."
+        return f"It does not beat what costs nothing beyond chance ({'; '.join(lost)}): it is not worth using."
     least = min((one.lead.value for one in others if one.lead), default=0.0)
     return f"On the same faces it beats what costs nothing ({'; '.join(one.name for one in others)}), the best of it by {100 * least:.1f} points." if others else ""
 
