@@ -164,7 +164,7 @@ def install_megabytes(folder: Path) -> float:
     """The size of the locked serving install in a fresh environment."""
     python = folder / "venv" / "bin" / "python"
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
-    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", "--no-config", str(PROJECT / "requirements_serve.txt")], check=True)
+    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(PROJECT / "requirements_serve.txt")], check=True)
     return round(sum(path.lstat().st_size for path in (folder / "venv").rglob("*") if path.is_file()) / 1e6, 1)
 
 
