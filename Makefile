@@ -133,7 +133,7 @@ bench-startup: pipeline ## time `emodetect predict` against the same through PyT
 	@$(ENVIRONMENT) python benchmarks/startup.py
 
 .PHONY: bench-serve
-bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (DURATION=20 for 20 s each instead of 5)
+bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (DURATION=20 for 20 s each instead of 3)
 	@$(ENVIRONMENT) python benchmarks/serve.py
 
 .PHONY: bench-commit
