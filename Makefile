@@ -46,9 +46,10 @@ unlock: ## remove DVC's list of who reads and writes what, if a kill cut it off 
 	@test ! -e .dvc/tmp/rwlock || $(PYTHON) -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || { rm .dvc/tmp/rwlock; echo ".dvc/tmp/rwlock was cut off by a kill; it is removed"; }
 
 .PHONY: pipeline
-pipeline: setup unlock ## run fetch, weights, prepare, train, calibrate, evaluate, export: only what changed
+pipeline: setup unlock ## run fetch, weights, prepare, train, calibrate, evaluate, export, report: only what changed
 	@$(ENVIRONMENT) dvc repro $(STAGES)
 	@echo "the model       models/emodetect.onnx"
+	@echo "the report      reports/report.html: a verdict in plain words, and what it rests on"
 	@echo "the figures     reports/evaluate/metrics.json"
 	@echo "to read         reports/notebooks/*.ipynb: what each stage did, with its plots and pictures"
 	@echo "to try          $(BIN)/emodetect predict data/prepared/test/images --save scratch/drawn"
@@ -58,8 +59,28 @@ experiments: setup ## compare DVC's experiments: a short table, and a page with 
 	@$(ENVIRONMENT) emodetect experiments --html scratch/experiments.html
 	@echo "with pictures   scratch/experiments.html"
 
+WEB := emodetect/web/vendor/ort.wasm.bundle.min.mjs
+WEB_IF_NPM := $(if $(shell command -v npm),$(WEB))
+.PHONY: web
+web: $(WEB) ## fetch what the page needs to run the model in the browser, locked in package-lock.json (npm)
+
+$(WEB): package-lock.json .npmrc
+	@npm ci --silent
+	@mkdir -p $(@D)
+	@cp node_modules/onnxruntime-web/dist/{ort.wasm.bundle.min.mjs,ort-wasm-simd-threaded.wasm} $(@D)
+	@touch $@
+
+.PHONY: examples
+examples: setup ## draw the page's example pictures
+	@$(ENVIRONMENT) python tools/examples.py
+
+.PHONY: screenshots
+screenshots: pipeline $(WEB_IF_NPM) ## show the page in Chromium, as pictures in reports/page
+	@$(ENVIRONMENT) python -m tests.screenshots
+	@echo "reports/page/*.png: the page"
+
 .PHONY: test
-test: setup ## run the whole test suite and print the coverage
+test: setup $(WEB_IF_NPM) ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
@@ -132,6 +153,14 @@ bench-finding: pipeline ## compare the ways to find faces: whole picture, face f
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
 
+.PHONY: bench-infer
+bench-infer: pipeline ## time the detector with each engine and precision against YOLO.predict and the bare engine (ROUNDS=… for fewer than 9)
+	@$(ENVIRONMENT) python benchmarks/infer.py
+
+.PHONY: bench-score
+bench-score: pipeline ## time and memory of batch scoring as the number of pictures grows (PICTURES=100,1000 for other numbers)
+	@$(ENVIRONMENT) python benchmarks/score.py
+
 .PHONY: bench-serve
 bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (DURATION=20 for 20 s each instead of 3)
 	@$(ENVIRONMENT) python benchmarks/serve.py
@@ -156,6 +185,14 @@ bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a
 bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
 	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
 
+.PHONY: gate
+gate: pipeline ## ask whether this model may go into production: each gate with its figure
+	@$(ENVIRONMENT) emodetect gate
+
+.PHONY: ml-test-score
+ml-test-score: pipeline ## run the 28 checks of the ML Test Score, and print the table and the score
+	@$(ENVIRONMENT) python tools/ml_test_score.py
+
 BASE ?= origin/main
 .PHONY: compare
 compare: setup ## what this branch changes in parameters, data and figures, against BASE=origin/main
@@ -166,7 +203,7 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
 
 .PHONY: dist
-dist: setup ## build the package into dist
+dist: setup $(WEB_IF_NPM) ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
 
 .PHONY: sbom
@@ -180,5 +217,5 @@ release: ## publish dist as the release of the tag TAG
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
-	@rm -rf data/raw data/prepared models/*.pt models/*.onnx models/calibration.json reports/notebooks reports/prepare reports/calibrate reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
+	@rm -rf data/raw data/prepared models/*.pt models/*.onnx models/calibration.json reports/notebooks reports/prepare reports/calibrate reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots reports/evaluate/answers.json reports/report.html reports/model_card.md scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ SMALL = {
     "model": {"weights": "none", "image_size": 64},
     "train": {"epochs": 1, "batch": 8},
     "export": {"parity_pictures": 4},
+    "report": {"strained_pictures": 0, "slight_pictures": 4, "centroid_faces": 2},
 }
 
 

@@ -15,7 +15,7 @@ def requirements(key: str) -> list[str]:
     return [line.strip() for line in settings[key].splitlines() if line.strip() and not line.strip().startswith("#")]
 
 
-extras = ("train", "serve", "cluster", "dev")
+extras = ("train", "serve", "openvino", "score", "video", "cluster", "dev")
 setup(
     name=settings["lib_name"],
     version=settings["version"],
@@ -25,6 +25,7 @@ setup(
     license="AGPL-3.0-or-later",
     python_requires=f">={settings['min_python']}",
     packages=[settings["lib_name"]],
+    package_data={settings["lib_name"]: ["web/*", "web/*/*"]},  # web/vendor too, if `make web` has run
     install_requires=requirements("requirements"),
     extras_require={name: requirements(f"{name}_requirements") for name in extras},
     entry_points={"console_scripts": settings["console_scripts"].split()},

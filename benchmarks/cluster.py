@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import yaml
 
+from emodetect.cluster import cluster
 from emodetect.prepare import prepare
 from emodetect.sample import write_sample
-from emodetect.sweep import FIELDS, Fixed, cluster, declared_values, read_fixed, read_study, sweep
+from emodetect.sweep import FIELDS, Fixed, declared_values, read_fixed, read_study, sweep
 from emodetect.training import Hyperparameters
 
 PROJECT = Path(__file__).parent.parent

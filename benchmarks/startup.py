@@ -15,13 +15,19 @@ PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "startup.json"
 RUNS = 7
 THROUGH_PYTORCH = """
-import sys
-from emodetect.detector import Detector, decode_picture
+import json, sys
+from pathlib import Path
+import yaml
+from emodetect.cli import TABLE_HEADER, table_rows
+from emodetect.detector import decode_picture, make_detector
 from emodetect.evaluation import torch_network
 from emodetect.yolo import load_checkpoint
 model, described = load_checkpoint("models/emodetect.pt")
-print(Detector(torch_network(model), described["image_size"])([decode_picture(sys.argv[1])]))
-"""
+settings = yaml.safe_load(Path("params.yaml").read_text())["detector"] | json.loads(Path("models/calibration.json").read_text())
+detector = make_detector(torch_network(model), described | settings, Path("models/yunet.onnx").read_bytes())
+print(TABLE_HEADER)
+print("\\n".join(table_rows(Path(sys.argv[1]), detector([decode_picture(sys.argv[1])])[0])))
+"""  # the same mode, face finder, settings and table; only the network is run by PyTorch
 
 
 def commands(picture: str) -> dict[str, list[str]]:
@@ -36,10 +42,15 @@ def commands(picture: str) -> dict[str, list[str]]:
     }
 
 
+def printed(command: list[str]) -> str:
+    """What a command prints."""
+    return subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def seconds(command: list[str]) -> float:
     """The wall-clock time of one run."""
     started = time.perf_counter()
-    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    printed(command)
     return time.perf_counter() - started
 
 
@@ -49,6 +60,8 @@ def main() -> None:
     if not pictures:
         raise SystemExit("bench-startup: there is no picture in data/prepared/test/images; run `make pipeline` first.")
     timed = commands(str(pictures[0].relative_to(PROJECT)))
+    if printed(timed["emodetect predict"]) != printed(timed["the same through PyTorch"]):
+        raise SystemExit("bench-startup: the two give different answers, so they cannot be compared; run `make pipeline` first.")
     rounds = [{name: seconds(command) for name, command in timed.items()} for _ in range(RUNS + 1)][1:]  # the first one warms the disk cache
     medians = {name: statistics.median(round_[name] for round_ in rounds) for name in timed}
     ratio = medians["the same through PyTorch"] / medians["emodetect predict"]

@@ -1,4 +1,5 @@
 # The service: docker build --file dockerfiles/api.Dockerfile --build-arg MODEL_SHA256=$(sha256sum models/emodetect.onnx | cut -d' ' -f1) --tag emodetect .
+# Run `make web` before, and the page looks at pictures in the browser; without it, it sends them to the service.
 # tests/test_deploy.py runs these instructions in a folder, where no engine is at hand.
 FROM python:3.13-slim-trixie AS build
 WORKDIR /build

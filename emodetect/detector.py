@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY', 'Network', 'FaceFinder', 'MODES',
-           'METADATA_KEY', 'FINDER_KEY', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture', 'decode_plain',
-           'Letterbox', 'letterbox', 'Detection', 'to_probabilities', 'decode_output', 'cut_out', 'scores_at',
-           'Detector', 'load_session', 'make_detector', 'load_detector', 'session_detector', 'draw_detections',
-           'draw_labels']
+           'METADATA_KEY', 'FINDER_KEY', 'ENGINES', 'PRECISIONS', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture',
+           'decode_plain', 'Letterbox', 'to_tensor', 'letterbox', 'Detection', 'to_probabilities', 'decode_outputs',
+           'decode_output', 'cut_out', 'scores_at', 'Detector', 'load_session', 'run_openvino', 'make_detector',
+           'load_detector', 'session_detector', 'draw_detections', 'draw_labels']
 
 # %% ../nbs/15_detector.ipynb #15-detector-02
 import base64
@@ -15,6 +15,8 @@ import io
 import json
 import os
 import re
+import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core import DataError, ModelError, ParameterError
+from .core import DataError, EmodetectError, ModelError, ParameterError
 from .labels import EMOTIONS, Face, intersection_over_union
 
 # %% ../nbs/15_detector.ipynb #15-detector-04
@@ -130,6 +132,16 @@ class Letterbox:
         boxes = (boxes - [self.left, self.top, self.left, self.top]) / self.scale
         return boxes.clip(0, [width, height, width, height])
 
+def to_tensor(
+    squares: Sequence[np.ndarray],  # each RGB, uint8, size × size × 3
+) -> np.ndarray:  # n × 3 × size × size, float32, 0 to 1
+    "What the network is given: channels first, divided by 255. Plane by plane, while it is in the processor's cache."
+    tensor = np.empty((len(squares), 3, *squares[0].shape[:2]), np.float32)
+    for square, planes in zip(squares, tensor, strict=True):
+        for given, plane in zip(cv2.split(square), planes, strict=True):
+            np.divide(given, np.float32(255), out=plane, dtype=np.float32)
+    return tensor
+
 GREY = 114  # around a picture that is no square, as in training
 
 def letterbox(
@@ -175,18 +187,33 @@ def to_probabilities(
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
+def decode_outputs(
+    outputs: np.ndarray,  # pictures × 12 × places: centre x, centre y, width, height, then eight scores
+    confidence: float,  # best scores below this don't count, 0 to 1
+    iou: float,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
+    limit: int = 300,  # faces of a picture at most
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # boxes (n × 4: left, top, right, bottom in pixels of the square), scores (n × 8), and the picture of each, rising; of a picture, the best first
+    "The faces in the network's output for some pictures, all at once."
+    best = outputs[:, 4:].max(axis=1)
+    pictures, places = np.nonzero(best >= confidence)
+    found = outputs[pictures, :, places]
+    half = found[:, 2:4] / 2
+    corners = np.concatenate([found[:, :2] - half, found[:, 2:4]], axis=1)  # left, top, width, height
+    kept = cv2.dnn.NMSBoxesBatched(corners, best[pictures, places], pictures, confidence, iou) if len(found) else ()
+    kept = np.asarray(kept, dtype=int)
+    kept = kept[np.argsort(pictures[kept], kind="stable")]
+    owners = pictures[kept]
+    kept = kept[np.arange(len(kept)) - np.searchsorted(owners, owners) < limit]
+    return np.concatenate([found[:, :2] - half, found[:, :2] + half], axis=1)[kept], found[kept, 4:], pictures[kept]
+
 def decode_output(
-    output: np.ndarray,  # 12 × places: centre x, centre y, width, height, then eight scores
+    output: np.ndarray,  # 12 × places, as above
     confidence: float,  # best scores below this don't count, 0 to 1
     iou: float,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
     limit: int = 300,  # faces at most
 ) -> tuple[np.ndarray, np.ndarray]:  # boxes (n × 4: left, top, right, bottom in pixels of the square) and scores (n × 8), the best first
     "The faces in the network's output for one picture."
-    output = output[:, output[4:].max(axis=0) >= confidence]
-    centre, size, scores = output[:2].T, output[2:4].T, output[4:].T
-    corners = np.concatenate([centre - size / 2, size], axis=1)  # left, top, width, height
-    kept = np.asarray(cv2.dnn.NMSBoxes(corners, scores.max(axis=1), confidence, iou), dtype=int).reshape(-1)[:limit]
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)[kept], scores[kept]
+    return decode_outputs(output[None], confidence, iou, limit)[:2]
 
 # %% ../nbs/15_detector.ipynb #15-detector-18
 Network = Callable[[np.ndarray], np.ndarray]
@@ -257,45 +284,56 @@ class Detector:
         whole = self._framed(pictures) if self.mode != "faces" else [[] for _ in pictures]
         return [sorted([*one, *(face for face in other if not _overlaps(face, one, self.iou))], key=lambda face: -face.face) for one, other in zip(faces, whole, strict=True)]
 
-    def _run(self, squares: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        "The network's output for each square."
+    def _run(self, squares: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        "The network's output for some squares at a time, and the number of the first of them."
         for start in range(0, len(squares), self.batch):
-            yield from self.network(np.stack(squares[start:start + self.batch]).transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            yield start, self.network(to_tensor(squares[start:start + self.batch]))
 
     def _framed(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the network finds in the whole pictures."
         squares, placed = zip(*(letterbox(picture, self.image_size) for picture in pictures), strict=True)
-        found = []
-        for output, place, picture in zip(self._run(squares), placed, pictures, strict=True):
-            boxes, scores = decode_output(output, self.confidence, self.iou)
-            boxes = place.undo(boxes, picture.shape[1], picture.shape[0])
-            found.append([self._detection(box, float(row.max()), row) for box, row in zip(boxes.tolist(), scores, strict=True)])
+        found: list[list[Detection]] = [[] for _ in pictures]
+        sizes = np.array([picture.shape[1::-1] * 2 for picture in pictures])
+        moved, scale = np.array([(place.left, place.top) * 2 for place in placed]), np.array([[place.scale] for place in placed])
+        for start, outputs in self._run(squares):
+            boxes, scores, which = decode_outputs(outputs, self.confidence, self.iou)
+            which = which + start
+            boxes = ((boxes - moved[which]) / scale[which]).clip(0, sizes[which])
+            for picture, face in zip(which.tolist(), self._detections(boxes.tolist(), scores.max(axis=1).tolist(), scores), strict=True):
+                found[picture].append(face)
         return found
 
     def _named(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the finder finds, with what the network says of their cut-outs."
         found = [(place, score, face) for place, picture in enumerate(pictures) for score, face in self.find(picture)]
         cuts = [cut_out(pictures[place], face, self.share, self.image_size) for place, _, face in found]
-        answers: list[list[Detection]] = [[] for _ in pictures]
-        for output, (_, scale), (place, score, face) in zip(self._run([square for square, _ in cuts]), cuts, found, strict=True):
+        scores, boxes = [], []
+        outputs = (output for _, some in self._run([square for square, _ in cuts]) for output in some)
+        for output, (_, scale), (place, _, face) in zip(outputs, cuts, found, strict=True):
             height, width = pictures[place].shape[:2]
             reach = np.array([face.width * width, face.height * height]) * scale / 2
-            scores = scores_at(output, [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)])
-            answers[place].append(self._detection(face.corners(width, height), score, scores))
+            scores.append(scores_at(output, [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)]))
+            boxes.append(face.corners(width, height))
+        answers: list[list[Detection]] = [[] for _ in pictures]
+        for (place, _, _), face in zip(found, self._detections(boxes, [score for _, score, _ in found], np.array(scores).reshape(-1, len(EMOTIONS))), strict=True):
+            answers[place].append(face)
         return answers
 
-    def _detection(self, box: Sequence[float], face: float, scores: np.ndarray) -> Detection:
-        "A face of its box and the network's scores."
+    def _detections(self, boxes: Sequence[Sequence[float]], faces: Sequence[float], scores: np.ndarray) -> Iterator[Detection]:
+        "Faces of their boxes, how sure it is that there is a face, and the network's scores (n × 8)."
         probabilities = to_probabilities(scores, self.temperature)
-        best = int(probabilities.argmax())
-        return Detection(*box, face, EMOTIONS[best], float(probabilities[best]), tuple(probabilities.tolist()), bool(probabilities[best] < self.reject))
+        for box, face, row, best in zip(boxes, faces, probabilities.tolist(), probabilities.argmax(axis=1).tolist(), strict=True):
+            yield Detection(*box, face, EMOTIONS[best], row[best], tuple(row), row[best] < self.reject)
 
 def _overlaps(face: Detection, others: Sequence[Detection], iou: float) -> bool:
     "Whether a face is one of others."
     return any(intersection_over_union((face.left, face.top, face.right, face.bottom), (o.left, o.top, o.right, o.bottom)) > iou for o in others)
 
 # %% ../nbs/15_detector.ipynb #15-detector-20
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would write an id into the home folder, and report to an address of Microsoft's
 METADATA_KEY, FINDER_KEY = "emodetect", "emodetect.face_finder"
+ENGINES: tuple[str, ...] = ("onnxruntime", "openvino")
+PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8")
 SETTINGS: dict[str, Any] = {  # name → default
     "mode": "frame",  # of `MODES`
     "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
@@ -305,6 +343,8 @@ SETTINGS: dict[str, Any] = {  # name → default
     "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1
     "share": 0.8,  # side of a face over the side of its cut-out, 0 to 1; calibrated
     "temperature": 1.0,  # of the probabilities, above 0; calibrated
+    "engine": "onnxruntime",  # of `ENGINES`: what runs the network
+    "precision": "fp32",  # of `PRECISIONS`; int8 is in the file, bf16 is how OpenVINO calculates
 }
 
 def load_session(
@@ -313,7 +353,6 @@ def load_session(
     content: bytes | None = None,  # of the file, if it was read already
 ) -> tuple[Any, dict[str, Any]]:  # an `onnxruntime.InferenceSession` and the file's description
     "Open an exported model; `ModelError` if it is missing, damaged, or not one of ours."
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported: else it reports to its maker, and leaves a file in the temporary folder
     import onnxruntime
     if content is None and not Path(path).is_file():
         raise ModelError(f"{path}: there is no such model; make one with `dvc repro`, or name another with --model.")
@@ -327,6 +366,29 @@ def load_session(
     if description.get("names") != list(EMOTIONS):
         raise ModelError(f"{path}: its classes are {description.get('names')}, not the eight emotions in their order; export it again.")
     return session, description
+
+def run_openvino(
+    model: str | Path | bytes,  # an ONNX file that `load_session` takes, or what was read from it
+    threads: int = 0,  # 0 lets OpenVINO choose
+    precision: str = "fp32",  # of `PRECISIONS`; OpenVINO would choose bf16 unasked where the processor has it
+) -> Network:
+    "The network of a model, run by OpenVINO; safe to call from several threads. `EmodetectError` if OpenVINO is not installed."
+    no_package: Any = None
+    sys.modules.setdefault("openvino_telemetry", no_package)  # it would write an id into the home folder, and report
+    try:
+        import openvino
+    except ImportError as error:
+        raise EmodetectError("the engine openvino needs OpenVINO, which this install lacks; install emodetect[openvino], or choose the engine onnxruntime.") from error
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(io.BytesIO(model) if isinstance(model, bytes) else str(model)), "CPU", options | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+    own = threading.local()
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({0: batch})[0]
+    return run
 
 def make_detector(
     network: Network,
@@ -350,21 +412,34 @@ def make_detector(
 def load_detector(
     path: str | Path,  # an ONNX file written by `emodetect.export`
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the file's own thresholds
-    threads: int = 0,  # of ONNX Runtime's operators; 0 lets it choose
+    threads: int = 0,  # of the engine; 0 lets it choose
     mode: str | None = None,  # of `MODES`; None takes the file's own
+    engine: str | None = None,  # of `ENGINES`; None takes the file's own
 ) -> Detector:
-    "A detector that runs an exported model; `ModelError` if the file cannot be used."
-    return session_detector(*load_session(path, threads), confidence, mode)
+    "A detector that runs an exported model; `ModelError` if the file cannot be used, `EmodetectError` if its engine is not installed."
+    session, description = load_session(path, threads)
+    return session_detector(session, description, path, confidence, mode, engine, threads)
 
 def session_detector(
     session: Any,  # and
     description: Mapping[str, Any],  # as `load_session` gives them
+    model: str | Path | bytes,  # the ONNX file, or what was read from it
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the description's thresholds
     mode: str | None = None,  # of `MODES`; None takes the description's
+    engine: str | None = None,  # of `ENGINES`; None takes the description's
+    threads: int = 0,  # of OpenVINO; 0 lets it choose
 ) -> Detector:
-    "The detector of an open model; `ModelError` if the face finder in it is damaged."
+    "The detector of an open model; `ModelError` if the face finder in it is damaged, `EmodetectError` if its engine is not installed."
+    engine = engine or description.get("engine", ENGINES[0])
+    if engine not in ENGINES:
+        raise ParameterError(f"engine is '{engine}'; choose {' or '.join(ENGINES)}.")
     name, finder = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, "")
-    return make_detector(lambda batch: session.run(None, {name: batch})[0], description, base64.b64decode(finder), confidence, mode)
+    if engine == "openvino":
+        network = run_openvino(model, threads, description.get("precision", PRECISIONS[0]))
+    else:
+        def network(batch: np.ndarray) -> np.ndarray:
+            return session.run(None, {name: batch})[0]
+    return make_detector(network, description, base64.b64decode(finder), confidence, mode)
 
 # %% ../nbs/15_detector.ipynb #15-detector-27
 COLOURS: tuple[tuple[int, int, int], ...] = (  # RGB, one for each emotion: Okabe and Ito's palette (2008) for colour-blind readers, sky blue and grey added

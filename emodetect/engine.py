@@ -53,7 +53,7 @@ def load_model(
         raise ModelError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; bring the right file, or correct model_sha256.")
     session, description = load_session(path, 1, content)
     release = json.loads(session.get_modelmeta().custom_metadata_map.get("emodetect.release", "{}"))
-    return Served(session_detector(session, description), description, content, found, release.get("version"))
+    return Served(session_detector(session, description, content, threads=1), description, content, found, release.get("version"))
 
 # %% ../nbs/51_engine.ipynb #n2df5c7b5
 def self_test(

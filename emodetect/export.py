@@ -21,7 +21,7 @@ import onnxslim
 import torch
 
 from .core import ModelError, ParameterError, written_whole
-from .detector import FINDER_KEY, GREY, METADATA_KEY, SETTINGS, Detection, Network, decode_picture, letterbox, make_detector
+from .detector import FINDER_KEY, GREY, METADATA_KEY, SETTINGS, Detection, Network, decode_picture, letterbox, make_detector, to_tensor
 from .evaluation import match
 from .labels import EMOTIONS
 
@@ -102,8 +102,8 @@ def compare(
     scores, boxes, faces, different = [0.0], [0.0], 0, 0
     for start in range(0, len(paths), batch):
         pictures = [decode_picture(path) for path in paths[start:start + batch]]
-        squares = np.stack([letterbox(picture, size)[0] for picture in pictures])
-        inputs = squares.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        squares = [letterbox(picture, size)[0] for picture in pictures]
+        inputs = to_tensor(squares)
         first, second = reference(inputs), candidate(inputs)
         difference = np.abs(first - second)
         visible = first[:, 4:].max(axis=1) >= 0.01

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Plot', 'figure', 'save_figure', 'plot_balance', 'plot_training', 'plot_confusion', 'plot_precision_recall',
-           'plot_pictures', 'plot_answers', 'plot_mistakes', 'plot_reliability', 'plot_coverage']
+           'plot_pictures', 'plot_answers', 'plot_mistakes', 'plot_reliability', 'plot_coverage', 'plot_timeline']
 
 # %% ../nbs/21_plots.ipynb #21-plots-02
 import io
@@ -22,6 +22,7 @@ from .labels import EMOTIONS
 
 if TYPE_CHECKING:
     from emodetect.evaluation import Judged, Mistake
+    from emodetect.track import Line
     from emodetect.training import Epoch
 
 # %% ../nbs/21_plots.ipynb #21-plots-04
@@ -211,4 +212,22 @@ def plot_coverage(
     axes.set(xlabel="share of faces answered", ylabel="share of wrong answers", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left")
+    return made
+
+# %% ../nbs/21_plots.ipynb #n5a59aa24
+def plot_timeline(
+    lines: Sequence["Line"],  # as `emodetect.track.track_film` gives them
+    most: int = 12,  # tracks shown, the longest ones
+) -> Plot:
+    "The probabilities of the emotions over time, a strip for each track."
+    shown = sorted(sorted(lines, key=lambda line: -len(line.seconds))[:most], key=lambda line: line.track)
+    made, axes_grid = figure(rows=max(1, len(shown)), width=9, height=0.8 * max(1, len(shown)) + 1.2)
+    end = max((line.seconds[-1] for line in shown), default=1.0)
+    for axes, line in zip(axes_grid[:, 0], shown, strict=False):
+        axes.stackplot(line.seconds, np.array(line.probabilities).T, colors=[_rgb(name) for name in EMOTIONS], labels=EMOTIONS)
+        axes.set(xlim=(0, end), ylim=(0, 1), yticks=[], ylabel=str(line.track))
+        axes.tick_params(labelbottom=line is shown[-1])
+    axes_grid[-1, 0].set_xlabel("seconds")
+    if shown:
+        made.legend(*axes_grid[0, 0].get_legend_handles_labels(), ncols=8, loc="outside upper center", frameon=False, fontsize="small")
     return made

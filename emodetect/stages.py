@@ -77,6 +77,11 @@ class Workspace:
         return self.root / "models" / "emodetect.onnx"
 
     @property
+    def answers(self) -> Path:
+        "What the detector answered on the evaluated split; its figures stand beside it."
+        return self.root / "reports" / "evaluate" / "answers.json"
+
+    @property
     def snapshot(self) -> Path:
         "The state of a training that is not finished. No output of a stage, since DVC removes those before it runs the stage again."
         return self.root / "scratch" / "snapshots" / "train.pt"
@@ -90,7 +95,7 @@ PIPELINE_ROOT = "."  # the root that the pipeline passes
 
 def workspace(
     root: str,  # `.` in the pipeline, a scratch folder by hand
-    needs: Sequence[str] = (),  # of raw, prepared, weights, face_finder, checkpoint, calibration: what must be there
+    needs: Sequence[str] = (),  # of raw, prepared, weights, face_finder, checkpoint, calibration, model, answers: what must be there
     makes: Sequence[str] = (),  # of the same and model: what an earlier run by hand may have left behind
 ) -> Workspace:
     "The places of a stage, its inputs being there; `DataError` if the pipeline lacks one."
@@ -133,6 +138,21 @@ def _make_small(places: Workspace, need: str) -> None:
     elif need == "calibration":
         places.calibration.parent.mkdir(parents=True, exist_ok=True)
         places.calibration.write_text(json.dumps({"share": 0.8, "temperature": 1.0}) + "\n")
+    elif need == "model":
+        from emodetect.export import describe, export_onnx
+        from emodetect.yolo import load_checkpoint
+        _make_small(places, "checkpoint")
+        model, described = load_checkpoint(places.checkpoint)
+        export_onnx(model, places.model, describe(described["image_size"]))
+    elif need == "answers":
+        from emodetect.detector import load_detector
+        from emodetect.evaluation import judge
+        from emodetect.outcomes import write_answers
+        _make_small(places, "model")
+        judged = judge(load_detector(places.model), places.prepared, "test")
+        write_answers(places.answers, judged)
+        nothing = {"map50": 0.0, "map50_95": 0.0, "calibration_error": 0.0, "intervals": {}, "split": "test", "data_sha256": "0" * 64, "checkpoint_sha256": "0" * 64}
+        places.answers.with_name("metrics.json").write_text(json.dumps(nothing | {"pictures": len(judged), "faces": sum(len(one.faces) for one in judged)}) + "\n")
 
 # %% ../nbs/90_stages.ipynb #90-stages-14
 def declared(

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['Space', 'FIELDS', 'EXAMPLE', 'NAME', 'PRUNED_FROM', 'ANSWER_SECONDS', 'read_space', 'declared_values', 'Fixed',
-           'read_fixed', 'Outcome', 'run_trial', 'identity', 'opened_study', 'sweep', 'read_study', 'as_command',
-           'run_apart', 'main', 'cluster']
+           'read_fixed', 'Outcome', 'run_trial', 'identity', 'opened_study', 'sweep', 'read_study', 'edited',
+           'as_command', 'run_apart', 'main']
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-03
 import copy
 import fcntl
 import json
-import logging
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook, tqdm, which Optuna imports, asks for widgets
@@ -37,7 +40,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from .core import DataError, EmodetectError, ModelError, ParameterError, cores, end_with_parent, sha256_file
+from .core import DataError, EmodetectError, ModelError, ParameterError, end_with_parent, flatten, sha256_file
 from .experiments import CURVES, Experiment
 from .manifest import MANIFEST
 from .training import OPTIMIZERS, PRECISIONS, Epoch, Hyperparameters, train
@@ -341,12 +344,25 @@ def read_study(
         for trial in study.get_trials(deepcopy=False)
     ]
 
+def edited(
+    project: str | Path = ".",  # the folder with params.yaml and configs/
+) -> dict[str, Any]:  # dotted name (+ before it: configs/ lack it) → value
+    "The values of params.yaml that configs/ do not compose. `dvc exp run` composes anew and forgets them, unless they are given to it."
+    project = Path(project).resolve()
+    with initialize_config_dir(str(project / "configs"), version_base=None):
+        composed = flatten(OmegaConf.to_container(compose("config"), resolve=True))
+    given = flatten(yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8")))
+    return {name if name in composed else f"+{name}": value for name, value in given.items() if name not in composed or composed[name] != value}
+
 def as_command(
     experiment: Experiment,
     space: Space,
+    edits: Mapping[str, Any] = {},  # see `edited`
 ) -> str:
     "What makes a trial an experiment of DVC: the same training with the same seed, then evaluated and exported."
-    return " ".join([f"dvc exp run --name {experiment.name}", *(f"-S {name}={experiment.parameters[name]}" for name in space)])
+    values = dict(edits) | {name: experiment.parameters[name] for name in space}
+    plain = {name: value if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) else json.dumps(value) for name, value in values.items()}
+    return " ".join([f"dvc exp run --name {experiment.name}", *(f"-S {shlex.quote(f'{name}={value}')}" for name, value in plain.items())])
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-32
 class _Lost(Exception):
@@ -457,31 +473,6 @@ def _result(future: Any) -> Outcome:
         return Outcome({}, {}, failure="several workers in turn were lost over it, perhaps for want of memory.")
     except _Lost as error:
         return Outcome({}, {}, failure=f"{error}.")
-
-@contextmanager
-def cluster(
-    scheduler: str = "",  # address of a Dask scheduler; empty: processes of our own on this machine
-    workers: int = 0,  # processes of our own; 0: as many as there are cores for their threads
-    threads: int = 1,  # that each training uses
-    timeout: float = 30.0,  # seconds to wait for the scheduler and its first worker
-) -> Iterator["Client"]:
-    "A client of a cluster; `ParameterError` if none answers. Our own listens on this machine alone, takes only our keys, and has no dashboard."
-    import dask
-    from distributed import Client, LocalCluster
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if not scheduler:
-        closed = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-        own = {"host": "127.0.0.1", "security": True, "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}, "silence_logs": logging.CRITICAL}
-        with dask.config.set(closed), LocalCluster(n_workers=workers or max(1, cores() // threads), threads_per_worker=1, **own) as local, Client(local) as client:
-            yield client
-        return
-    try:
-        client = Client(scheduler, timeout=timeout)
-        client.wait_for_workers(1, timeout=timeout)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ParameterError(f"no Dask scheduler with a worker answers at {scheduler} within {timeout:g} s; check the address, and start them with `dask scheduler` and `dask worker {scheduler}`.") from error
-    with client:
-        yield client
 
 # %% ../nbs/14_sweep.ipynb #14-sweep-37
 if __name__ == "__main__" and Path(sys.argv[0]).name == "sweep.py":  # and not in a notebook, whose name is __main__, too

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import yaml
 
-from emodetect.registry import GATES
+from emodetect.gates import GATES
 from emodetect.settings import Settings
 from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
 
@@ -141,11 +141,11 @@ def test_stage_depends_on_every_module_that_it_runs(path: Path) -> None:
 
 PIPELINE_ONLY = (
     *("torch", "ultralytics", "dvc", "dvclive", "papermill", "nbdev", "fastcore", "pandas", "matplotlib", "yaml"),
-    *("scipy", "sklearn", "cleanlab", "imagehash", "pyarrow", "kagglehub"),
+    *("scipy", "sklearn", "cleanlab", "imagehash", "pyarrow", "fsspec", "kagglehub"),
 )
 
 
-LARGER = {"check": "check", "experiments": "experiments", "serve": "server", "sweep": "sweep"}  # commands that need more, and their modules; tests run them without
+LARGER = {"check": "check", "experiments": "experiments", "score": "score", "serve": "server", "sweep": "sweep"}  # commands that need more, and their modules
 
 
 CONVERSIONS = {"to_frame", "to_supervision"}  # into what a caller has installed; without it they say so in a sentence
@@ -198,7 +198,8 @@ def names_in(key: str) -> set[str]:
     return {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
 
 
-LOCKS = [("requirements.txt", ("", "train_")), ("requirements_serve.txt", ("", "serve_")), ("requirements_dev.txt", ("", "train_", "serve_", "cluster_", "dev_"))]
+EXTRAS = ("train_", "serve_", "openvino_", "score_", "video_", "cluster_", "dev_")
+LOCKS = [("requirements.txt", ("", "train_")), ("requirements_serve.txt", ("", "serve_")), ("requirements_dev.txt", ("", *EXTRAS))]
 
 
 @pytest.mark.parametrize(("lock", "keys"), LOCKS)
@@ -217,7 +218,7 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
     from packaging.requirements import Requirement
 
     text = (PROJECT / "requirements_dev.txt").read_text()
-    for key in ("requirements", "train_requirements", "serve_requirements", "cluster_requirements", "dev_requirements"):
+    for key in ("requirements", *(f"{extra}requirements" for extra in EXTRAS)):
         for line in filter(None, (line.strip() for line in SETTINGS["DEFAULT"][key].splitlines())):
             if not line.startswith("#"):
                 wanted = Requirement(line)

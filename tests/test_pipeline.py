@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from emodetect.checkout import origin_of
 from emodetect.manifest import MANIFEST, pictures_of
 from emodetect.provenance import read_provenance
 
-STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export"]
+STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export", "report"]
 
 
 def ran(output: str) -> set[str]:
@@ -63,6 +64,25 @@ def test_metrics_count_every_face_and_name_data_and_model(pipeline: Copy) -> Non
     assert record["checkpoint_sha256"] == metrics["checkpoint_sha256"] and record["parity"]["pictures"] == 4
 
 
+def test_report_is_one_page_that_works_offline_says_what_it_cannot_judge_and_comes_again(pipeline: Copy) -> None:
+    files = [pipeline.folder / "reports" / name for name in ("report.html", "model_card.md", "report/metrics.json", "notebooks/report.ipynb")]
+    before = [path.read_bytes() for path in files]
+    text, card = (content.decode() for content in before[:2])
+    assert "<script" not in text and all(address.startswith(("#", "data:")) for address in re.findall(r'(?:src|href)="([^"]*)"', text))
+    opening = text[text.index('class="verdict"'):].split("</p>")[0]
+    assert "On 12 pictures (drawn faces)" in opening and "Nothing can be said of anger" in opening
+    assert text.count("<figure>") + text.count("<table>") == text.count("<figcaption>") + text.count("<caption>") >= 6, "every picture and table says what to see"
+    assert yaml.safe_load(card.split("---")[1])["license"] == "agpl-3.0" and "Article 5(1)(f)" in card
+    assert pipeline.stage("report").returncode == 0 and [path.read_bytes() for path in files] == before
+
+
+def test_gate_prints_each_figure_and_refuses_a_model_that_has_learnt_nothing(pipeline: Copy) -> None:
+    done = pipeline.run(sys.executable, "-c", "import sys; from emodetect.cli import main; sys.exit(main(['gate']))", check=False)
+    lines = {line[7:39].strip(): line.split()[0] for line in done.stdout.splitlines()}
+    assert done.returncode == 1 and lines["mAP50"] == "FAIL" == lines["lead over the nearest baseline"]
+    assert lines["parity of answers"] == lines["right of the worst emotion"] == lines["against production"] == "pass", "three faces by themselves fail nobody"
+
+
 def test_dvc_shows_metrics_plots_and_experiments(pipeline: Copy, tmp_path: Path) -> None:
     shown = json.loads(pipeline.run("dvc", "metrics", "show", "--json").stdout)
     files = shown[""]["data"]
@@ -87,9 +107,10 @@ def test_dvclive_keeps_every_epoch(pipeline: Copy) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"evaluate": {"gallery": 5}}, {"evaluate"}),
-        ({"export": {"parity_pictures": 3}}, {"export"}),
-        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export"}),
+        ({"evaluate": {"gallery": 5}}, {"evaluate", "report"}),  # its provenance, and so its metrics, name the parameter
+        ({"export": {"parity_pictures": 3}}, {"export", "report"}),
+        ({"report": {"gallery": 5}}, {"report"}),
+        ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export", "report"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

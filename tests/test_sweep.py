@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from conftest import PROJECT
 from emodetect import sweep as module
 from emodetect.cli import main
+from emodetect.cluster import cluster
 from emodetect.core import DataError, EmodetectError
 from emodetect.experiments import Experiment
-from emodetect.sweep import cluster, read_fixed, read_space, read_study, sweep
+from emodetect.sweep import as_command, edited, read_fixed, read_space, read_study, sweep
 from emodetect.training import Hyperparameters
 
 SPACE = "train.lr0: {low: 0.001, high: 0.01, log: true}\ntrain.optimizer: [AdamW, SGD]\n"
@@ -59,6 +65,23 @@ def finished(journal: Path) -> Counter:
     """How often the journal says of each trial that it ended."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     return Counter(line["trial_id"] for line in lines if line.get("state") in (1, 2, 3))  # complete, pruned, failed
+
+
+def test_the_best_again_composes_to_what_the_trial_had(tmp_path: Path) -> None:
+    """Edits of params.yaml travel with the command, also a value that no group of configs/ has."""
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    given = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    given["train"] |= {"epochs": 7, "optimizer": "SGD"}
+    given["data"] |= {"source": "folder", "path": "my faces/set=1"}
+    given["prepare"] |= {"classes": {"wut": "anger"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    trial = Experiment("best", "done", {"train.lr0": 0.0025, "train.optimizer": "AdamW"}, {}, {})
+    space = dict.fromkeys(("train.lr0", "train.optimizer"))
+    overrides = [word for word in shlex.split(as_command(trial, space, edited(tmp_path))) if "=" in word]
+    with initialize_config_dir(str(tmp_path / "configs"), version_base=None):
+        composed = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    given["train"] |= {"lr0": 0.0025, "optimizer": "AdamW"}
+    assert composed == given
 
 
 def test_a_lost_worker_loses_no_trial_and_none_ends_twice(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +130,8 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_ends(project: 
 
 
 def test_a_scheduler_that_dies_ends_the_sweep_with_one_sentence(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client
+
     address = f"tcp://127.0.0.1:{free_port()}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     dask = str(Path(sys.executable).with_name("dask"))
@@ -115,7 +140,9 @@ def test_a_scheduler_that_dies_ends_the_sweep_with_one_sentence(project: Path, t
         subprocess.Popen([dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"], **quiet) as worker,
     ):
         try:
-            with cluster(address, timeout=60) as client:
+            with Client(address, timeout=60) as first:
+                first.wait_for_workers(1, timeout=60)
+            with cluster(address, timeout=5) as client:
                 proposed = module._proposed
 
                 def last(*given: object) -> object:

@@ -1,4 +1,4 @@
-"""What a branch changes, against another commit, as Markdown: parameters, data, figures.
+"""What a branch changes, against another commit, as Markdown: parameters, data, figures, and whether the model's change is beyond noise.
 
     python tools/compare.py COMMIT    writes reports/comparison.md and prints it
 """
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import yaml
+
+from emodetect.gates import OUTCOMES_FILE
+from emodetect.outcomes import read_outcomes, versus, versus_lines
 
 TARGET = Path("reports/comparison.md")
 
@@ -33,9 +36,19 @@ def outputs(commit: str) -> str:
     return "\n".join(["| output | before | now |", "|---|---|---|", *rows]) if rows else ""
 
 
+def beyond_noise(commit: str) -> str:
+    """Whether the model is better or worse than that of a commit, by the paired bootstrap over pictures."""
+    before = subprocess.run(["git", "show", f"{commit}:{OUTCOMES_FILE}"], capture_output=True, text=True)
+    if before.returncode or not Path(OUTCOMES_FILE).is_file():
+        return f"Not known: {OUTCOMES_FILE} is missing {'there' if before.returncode else 'here'}."
+    now = read_outcomes(Path(OUTCOMES_FILE).read_text(encoding="utf-8"))
+    return "\n".join(versus_lines(versus(read_outcomes(before.stdout), now)))
+
+
 def main(commit: str) -> None:
     """Compare the workspace with a commit."""
     parts = {"Parameters": dvc("params", "diff", "--md", commit), "Data and models": outputs(commit), "Figures": dvc("metrics", "diff", "--md", commit)}
+    parts["Beyond noise?"] = beyond_noise(commit)
     text = "\n\n".join(f"## {title}\n\n{body or 'No change.'}" for title, body in parts.items()) + "\n"
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(text, encoding="utf-8")

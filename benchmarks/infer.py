@@ -1,0 +1,238 @@
+"""How fast faces are found and named: each engine and precision against `YOLO(...).predict` on the same pictures, and against the bare engine on a ready tensor.
+
+Run it with `make bench-infer`, after `make pipeline`; `ROUNDS=3 make bench-infer` is shorter. It writes reports/benchmarks/infer.json, from which the README takes its figures.
+
+Every contestant is a process of its own with the same number of threads, and they take turns, in batches of 1 and 32, at 96 pixels and at the size that the model was trained at:
+
+* `YOLO.predict` on pictures that lie in memory,
+* the `Detector` in the mode `frame`, which does the same work, with each engine and precision; and in the mode `faces`, which looks for faces first,
+* the bare engine: the network alone on a tensor that lies ready, within the same process and in turns with the detector.
+
+Start-up is from the start of the process to the first answer; memory is the most that the process ever took.
+What a precision costs in accuracy is measured on the validation split.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
+PROJECT = Path(__file__).parent.parent
+RESULT = PROJECT / "reports" / "benchmarks" / "infer.json"
+ULTRALYTICS = "YOLO.predict"
+CHOICES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "int8"), ("openvino", "int8"))
+BATCHES = (1, 32)
+PASSES = {1: 40, 32: 4}  # of each way in one turn
+ROUNDS = int(os.environ.get("ROUNDS", "9"))
+STARTS = min(3, ROUNDS)
+
+
+def seconds_a_picture(work: Callable[[int], object], batch: int) -> float:
+    """The time of one pass over a batch, for each of its pictures."""
+    started = time.perf_counter()
+    work(batch)
+    return (time.perf_counter() - started) / batch
+
+
+def ultralytics_ways(task: dict[str, Any], pictures: Sequence[np.ndarray]) -> dict[str, Callable[[int], object]]:
+    """`YOLO.predict` with the trained weights and the thresholds of the detector."""
+    import torch
+    from ultralytics import YOLO
+
+    yolo = YOLO(task["checkpoint"])
+    turned = [picture[:, :, ::-1].copy() for picture in pictures]  # it takes OpenCV's order of the colours
+
+    def predict(batch: int) -> object:
+        return yolo.predict(turned[:batch], imgsz=task["size"], conf=0.25, iou=0.5, agnostic_nms=True, verbose=False, device="cpu")
+
+    predict(1)  # sets a number of threads of its own
+    torch.set_num_threads(task["threads"])
+    return {"frame": predict}
+
+
+def detector_ways(task: dict[str, Any], pictures: Sequence[np.ndarray]) -> dict[str, Callable[[int], object]]:
+    """The detector in two modes, and the engine alone on what the first of them hands to it."""
+    from emodetect.detector import load_detector
+
+    detectors = {mode: load_detector(task["model"], threads=task["threads"], mode=mode) for mode in ("frame", "faces")}
+    ready: dict[int, np.ndarray] = {}
+    network = detectors["frame"].network
+    for batch in BATCHES:
+        detectors["frame"].network = lambda tensor, batch=batch: network(ready.setdefault(batch, tensor.copy()))
+        detectors["frame"](pictures[:batch])
+    detectors["frame"].network = network
+    ways = {mode: lambda batch, detector=detector: detector(pictures[:batch]) for mode, detector in detectors.items()}
+    return ways | {"bare": lambda batch: network(ready[batch])}
+
+
+def contestant() -> None:
+    """Answer one picture, then take turns for as long as the parent asks."""
+    task = json.loads(sys.stdin.readline())
+    ways = detector_ways if "model" in task else ultralytics_ways
+    from emodetect.detector import decode_picture, load_detector
+
+    pictures = [decode_picture(path) for path in task["pictures"]]
+    if "model" in task:
+        load_detector(task["model"], threads=task["threads"], mode="frame")(pictures[:1])
+    else:
+        ways(task, pictures[:1])
+    print(json.dumps("first answer"), flush=True)
+    if (batch := json.loads(sys.stdin.readline())) is None:
+        return
+    own = ways(task, pictures)
+    while batch:
+        taken: dict[str, list[float]] = {name: [] for name in own}
+        for _ in range(PASSES[batch]):
+            for name, work in own.items():
+                taken[name].append(seconds_a_picture(work, batch))
+        print(json.dumps({name: statistics.median(values) for name, values in taken.items()}), flush=True)
+        batch = json.loads(sys.stdin.readline())
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024), flush=True)
+
+
+class Contestant:
+    """A process that takes turns."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        starts = []
+        for left in range(STARTS, 0, -1):
+            started = time.perf_counter()
+            self.process = subprocess.Popen([sys.executable, __file__, "--contestant"], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.ask(task)
+            starts.append(time.perf_counter() - started)
+            if left > 1:
+                self.process.communicate("null\n")
+        self.start = statistics.median(starts)
+        for batch in BATCHES:
+            self.ask(batch)  # warms up
+
+    def ask(self, question: Any) -> Any:
+        """A question, and the answer."""
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def end(self) -> int:
+        """Let the process end; the most memory that it took, bytes."""
+        return json.loads(self.process.communicate("null\n")[0])
+
+
+def installed_megabytes(*names: str) -> int:
+    """What packages and all that they require take on disk."""
+    todo, seen, size = list(names), set(), 0
+    while todo:
+        name = re.split(r"[<>=!~\[;( ]", todo.pop())[0].lower().replace("_", "-")
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue  # for another system
+        size += sum(path.stat().st_size for file in package.files or [] if (path := Path(package.locate_file(file))).is_file())
+        todo += [need for need in package.requires or [] if "extra ==" not in need]
+    return round(size / 1e6)
+
+
+def models(folder: Path, size: int, trained: "DetectionModel") -> dict[str, Path]:
+    """The files to run, by their engine and precision: the trained model at a size, with the settings of the exported one."""
+    from emodetect.detector import FINDER_KEY, SETTINGS, load_detector, load_session
+    from emodetect.export import describe, export_onnx
+    from emodetect.precision import quantise, seen_squares
+
+    session, described = load_session(PROJECT / "models" / "emodetect.onnx")
+    finder = base64.b64decode(session.get_modelmeta().custom_metadata_map[FINDER_KEY])
+    settings, files = {name: described[name] for name in SETTINGS if name in described}, {}
+    for engine, precision in CHOICES:
+        files[f"{engine} {precision}"] = target = folder / f"{engine}-{precision}-{size}.onnx"
+        description = describe(size, settings | {"engine": engine, "precision": precision})
+        export_onnx(trained, target, description, finder=finder)
+        if precision == "int8":
+            network = load_detector(target, engine="onnxruntime").network
+            quantise(target, target, seen_squares(network, description, finder, PROJECT / "data" / "prepared", 200))
+    return files
+
+
+def turns(contestants: dict[str, Contestant]) -> dict[str, dict[str, dict[str, float]]]:
+    """Batch → contestant → way → the median of the rounds, milliseconds a picture."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for batch in BATCHES:
+        told: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+        for _ in range(ROUNDS):
+            for name, one in contestants.items():
+                told[name].append(one.ask(batch))
+        table[str(batch)] = {name: {way: round(1000 * statistics.median(turn[way] for turn in answers), 3) for way in answers[0]} for name, answers in told.items()}
+    return table
+
+
+def ratios(table: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Batch → contestant → how many times as fast as `YOLO.predict`, and how much longer than the bare engine."""
+    def compared(row: dict[str, dict[str, float]], ways: dict[str, float]) -> dict[str, float]:
+        return {"times_as_fast_as_yolo": round(row[ULTRALYTICS]["frame"] / ways["frame"], 2), "over_bare": round(ways["frame"] / ways["bare"] - 1, 3)}
+
+    return {batch: {name: compared(row, ways) for name, ways in row.items() if name != ULTRALYTICS} for batch, row in table.items()}
+
+
+def main() -> None:
+    """Measure every contestant, print the tables and write them down."""
+    import torch
+
+    from emodetect.core import cores, print_progress
+    from emodetect.detector import load_detector
+    from emodetect.precision import accuracy_of
+    from emodetect.yolo import load_checkpoint
+
+    threads = cores()
+    pictures = [str(path) for path in sorted((PROJECT / "data" / "prepared" / "test" / "images").glob("*"))[: max(BATCHES)]]
+    checkpoint = PROJECT / "models" / "emodetect.pt"
+    if not checkpoint.is_file() or len(pictures) < max(BATCHES):
+        raise SystemExit("bench-infer: there is no model, or there are too few pictures; run `make pipeline` first.")
+    trained, described = load_checkpoint(checkpoint)
+    own = described["image_size"]
+    measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": ROUNDS, "own_size": own, "milliseconds_a_picture": {}, "ratios": {}}
+    with tempfile.TemporaryDirectory() as name:
+        plain = Path(name) / "yolo.pt"
+        torch.save({"model": trained, "train_args": {}}, plain)  # as Ultralytics itself writes and reads it
+        for size in sorted({96, own}):
+            files = models(Path(name), size, trained)
+            told, contestants = print_progress(f"contestants started at {size} px"), {}
+            for label, file in [(ULTRALYTICS, None), *files.items()]:
+                task = {"size": size, "threads": threads, "pictures": pictures} | ({"model": str(file)} if file else {"checkpoint": str(plain)})
+                contestants[label] = Contestant(task)
+                told(len(contestants), len(files) + 1)
+            measured["milliseconds_a_picture"][str(size)] = turns(contestants)
+            measured["ratios"][str(size)] = ratios(measured["milliseconds_a_picture"][str(size)])
+            measured["start_seconds"] = {label: round(one.start, 2) for label, one in contestants.items()}
+            measured["memory_megabytes"] = {label: round(one.end() / 1e6) for label, one in contestants.items()}
+            if size == own:
+                accuracy = {label: accuracy_of(load_detector(file, threads=threads), trained, PROJECT / "data" / "prepared") for label, file in files.items()}
+                measured["file_megabytes"] = {label: round(file.stat().st_size / 1e6, 1) for label, file in files.items()}
+                best = accuracy["onnxruntime fp32"].to_dict()
+                measured["accuracy"] = {label: {key: round(value, 4) for key, value in one.to_dict().items()} for label, one in accuracy.items()}
+                measured["accuracy_lost"] = {label: {key: round(best[key] - value, 4) for key, value in one.to_dict().items()} for label, one in accuracy.items()}
+    installs = {"emodetect": ("emodetect",), "emodetect[openvino]": ("emodetect", "openvino"), "ultralytics": ("ultralytics-opencv-headless", "torch", "torchvision")}
+    measured["installed_megabytes"] = {name: installed_megabytes(*packages) for name, packages in installs.items()}
+    print(json.dumps(measured, indent=2))
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    given = argparse.ArgumentParser(description=__doc__)
+    given.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
+    contestant() if given.parse_args().contestant else main()

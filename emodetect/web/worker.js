@@ -1,0 +1,60 @@
+// The browser's engine, off the page's thread: fetches ONNX Runtime and the model, then answers pictures.
+import { Detector } from "./detector.js";
+import { withoutAlpha } from "./pixels.js";
+
+let detector, come = 0, all = 0; // bytes of what is fetched
+
+/** A file's bytes; the page hears how much of everything has come. */
+async function fetchBytes(address) {
+  const response = await fetch(address), parts = [];
+  if (!response.ok) throw new Error(`${address}: ${response.status}`);
+  all += Number(response.headers.get("content-length"));
+  for (const reader = response.body.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    parts.push(value);
+    come += value.length;
+    if (all) postMessage({ share: Math.min(come / all, 1) });
+  }
+}
+
+/** Make the detector; what fails is told by name: vendor, model or browser. */
+async function load() {
+  let step = "vendor";
+  try {
+    const ort = await import("./vendor/ort.wasm.bundle.min.mjs"), model = fetchBytes("v1/model.onnx");
+    model.catch(() => {}); // told below, in its turn
+    ort.env.logLevel = "error";
+    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.max(1, Math.min(navigator.hardwareConcurrency >> 1, 4)) : 1; // on a busy machine more are slower
+    ort.env.wasm.wasmBinary = (await fetchBytes("vendor/ort-wasm-simd-threaded.wasm")).buffer;
+    step = "model";
+    const bytes = await model;
+    step = "browser";
+    detector = await Detector.load(ort, bytes);
+    postMessage({ ready: true });
+  } catch (error) {
+    postMessage({ failed: step, detail: String(error) });
+  }
+}
+
+/** The pixels of a picture as a person sees them; transparency falls on white. */
+function pixels(bitmap) {
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { alpha: false, willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, bitmap.width, bitmap.height);
+  context.drawImage(bitmap, 0, 0);
+  const { width, height } = bitmap;
+  bitmap.close();
+  return withoutAlpha(context.getImageData(0, 0, width, height));
+}
+
+self.onmessage = async ({ data: { id, bitmap, smallest } }) => {
+  try {
+    const picture = pixels(bitmap);
+    postMessage({ id, result: { width: picture.width, height: picture.height, faces: await detector.detect(picture, smallest) } });
+  } catch (error) {
+    postMessage({ id, detail: error.message });
+  }
+};
+
+load();

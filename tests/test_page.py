@@ -1,0 +1,508 @@
+"""The page as a person uses it, in headless Chromium: pictures from everywhere, in the browser and through the server, and what goes wrong."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import PROJECT, Copy
+from emodetect.detector import Detection, decode_picture, letterbox, load_detector
+from emodetect.labels import EMOTIONS
+from emodetect.sample import draw_picture
+from tests.attack import Service
+from tests.page import CHROMIUM, QUIET, WEB, film
+
+VENDOR = WEB / "vendor" / "ort.wasm.bundle.min.mjs"
+AXE = PROJECT / "node_modules" / "axe-core" / "axe.min.js"
+TEXTS = json.loads((WEB / "texts.json").read_text())["en"]
+SCENE, PORTRAIT, HAPPY = 2, 1, WEB / "examples" / "happy.jpg"
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine; install it to see the page tested")
+in_browser = pytest.mark.skipif(not VENDOR.exists(), reason="the browser's engine is not here; fetch it with `make web`")
+
+
+def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as a file's bytes."""
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def drawn(index: int) -> np.ndarray:
+    """A picture of the sample."""
+    return draw_picture("test", index, seed=0)[0]
+
+
+def upload(name: str, content: bytes) -> dict[str, object]:
+    """A file as Playwright hands it to the page."""
+    return {"name": name, "mimeType": "image/png", "buffer": content}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as the pipeline exports it, untrained but wide awake: its answers differ from face to face, and some are uncertain."""
+    import torch
+
+    from emodetect.export import describe, export_onnx
+    from emodetect.weights import fetch_pinned
+    from emodetect.yolo import build_model, fix_randomness
+    from emodetect.yunet import YUNET
+
+    folder = tmp_path_factory.mktemp("model")
+    fetch_pinned(YUNET, folder / "yunet.onnx")
+    fix_randomness(0, 2)
+    network = build_model("yolo11n").train()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0  # one look at some faces sets its mean and variance
+    squares = np.stack([letterbox(draw_picture("train", index, 0)[0], 64)[0] for index in range(32)])
+    network(torch.from_numpy(squares.transpose(0, 3, 1, 2)).float() / 255)
+    for layers in network.eval().model[-1].cv3:
+        torch.nn.init.normal_(layers[-1].weight, std=0.02)
+        torch.nn.init.zeros_(layers[-1].bias)
+    export_onnx(network, folder / "model.onnx", describe(64, {"mode": "faces", "share": 0.5, "reject": 0.4, "temperature": 0.05}), finder=(folder / "yunet.onnx").read_bytes())
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service's address."""
+    with Service(tmp_path_factory.mktemp("service"), model=model, source="https://example.org/source") as service:
+        yield f"{service.url}/"
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable]:
+    """A function that starts a Chromium with some options."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browsers = []
+
+        def start(*options: str) -> object:
+            browsers.append(driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *options]))
+            return browsers[-1]
+
+        yield start
+        for browser in browsers:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def context(launch: Callable, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A browser's session, in which what was fetched is known; its camera films a drawn scene."""
+    picture = np.ascontiguousarray(cv2.resize(drawn(SCENE), (320, 240)))
+    return launch(*film(tmp_path_factory.mktemp("camera") / "film.y4m", picture)).new_context(reduced_motion="reduce")
+
+
+def cards(result: object) -> list[str]:
+    """What the cards of a picture's faces say."""
+    return [" ".join(text.split()) for text in result.locator(".face").all_inner_texts()]
+
+
+class Visit:
+    """One visitor's page, and what went over the network and wrong behind it."""
+
+    def __init__(self, context: object, address: str) -> None:
+        self.address, self.sent, self.errors = address, [], []
+        self.page = context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.on("request", lambda request: self.sent.append(request))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" and "Failed to load resource" not in message.text else None)
+
+    def open(self, engine: str = "browser") -> "Visit":
+        """Load the page and wait until it says who is at work."""
+        self.page.goto(self.address)
+        self.page.locator(f"#engine[data-engine={engine}]").wait_for()
+        return self
+
+    def agree(self) -> "Visit":
+        """Go on from the notice."""
+        self.page.click("#agree")
+        self.sent.clear()
+        return self
+
+    def refuse(self, pattern: str, status: int = 404) -> "Visit":
+        """Have the server answer some addresses with an error."""
+        self.page.route(pattern, lambda route: route.fulfill(status=status))
+        return self
+
+    def show(self, *files: object) -> "Visit":
+        """Choose files, and wait for the answers."""
+        self.page.set_input_files("#files", list(files))
+        self.page.locator("#results .result[aria-busy=true]").first.wait_for(state="detached")
+        return self
+
+    def says(self, text: str) -> "Visit":
+        """Wait until those who don't see the page hear something."""
+        self.page.locator("#status", has_text=text).wait_for()
+        return self
+
+    @property
+    def faces(self) -> list[str]:
+        """What the cards of the newest picture say."""
+        return cards(self.page.locator("#results .result").first)
+
+    @property
+    def status(self) -> str:
+        """What those hear who don't see the page."""
+        return self.page.inner_text("#status")
+
+
+@pytest.fixture
+def visit(context: object, address: str) -> Iterator[Visit]:
+    """A new page, not yet loaded."""
+    one = Visit(context, address)
+    yield one
+    one.page.close()
+    assert not one.errors
+
+
+@pytest.fixture(scope="module")
+def loaded(context: object, address: str) -> Visit:
+    """A page with its engine, for all tests that leave it as it is."""
+    return Visit(context, address).open().agree()
+
+
+@pytest.fixture
+def ready(loaded: Visit) -> Iterator[Visit]:
+    """The loaded page, without pictures."""
+    yield loaded
+    if loaded.page.locator("#clear").is_visible():
+        loaded.page.click("#clear")
+    loaded.sent.clear()
+    assert not loaded.errors
+
+
+def from_left(faces: list[Detection]) -> list[Detection]:
+    """Faces as the page numbers them."""
+    return sorted(faces, key=lambda face: face.left)
+
+
+def shown(face: Detection, number: int) -> str:
+    """What a face's card says."""
+    answer = f"{face.emotion}, {face.confidence:.0%}"
+    bars = [f"{name} {share:.0%}" for name, share in zip(EMOTIONS, face.probabilities, strict=True)]
+    return " ".join([str(number), f"uncertain perhaps {answer}" if face.uncertain else answer, *bars])
+
+
+def pictures() -> dict[str, bytes]:
+    """Files of every kind that both the browser and the Python detector read."""
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    faded = Image.fromarray(drawn(PORTRAIT)).convert("RGBA")
+    faded.putalpha(Image.linear_gradient("L").resize(faded.size))
+    large = Image.fromarray(drawn(SCENE)).resize((611, 397))
+    return {
+        **{f"{index}.png": encode(drawn(index)) for index in range(8)},
+        "half.jpg": encode(large.convert("L"), "JPEG"),
+        "large.jpg": encode(large, "JPEG", quality=90),
+        "nobody.png": encode(drawn(19)),
+        "sideways.jpg": encode(Image.fromarray(drawn(PORTRAIT)).rotate(90), "JPEG", exif=sideways, quality=95, subsampling=0),
+        "transparent.png": encode(faded),
+        "tall.webp": encode(large.crop((0, 0, 190, 397)), "WEBP", lossless=True),
+        "tiny.png": encode(drawn(PORTRAIT)[:3, :2]),
+    }
+
+
+LOOK = """async ([mode, files]) => {
+    const { Detector } = await import("./detector.js"), ort = await import("./vendor/ort.wasm.bundle.min.mjs");
+    const { withoutAlpha } = await import("./pixels.js");
+    ort.env.logLevel = "error";
+    window.detector ??= await Detector.load(ort, new Uint8Array(await (await fetch("v1/model.onnx")).arrayBuffer()));
+    detector.settings.mode = mode;
+    const answers = {};
+    for (const [name, content] of Object.entries(files)) {
+        const blob = new Blob([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))]);
+        const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+        const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { alpha: false });
+        context.fillStyle = "white";
+        context.fillRect(0, 0, bitmap.width, bitmap.height);
+        context.drawImage(bitmap, 0, 0);
+        answers[name] = await detector.detect(withoutAlpha(context.getImageData(0, 0, bitmap.width, bitmap.height)));
+    }
+    return answers;
+}"""
+
+
+@in_browser
+@pytest.mark.parametrize("mode", ["faces", "frame", "both"])
+def test_browser_answers_as_the_python_detector(ready: Visit, model: Path, mode: str) -> None:
+    files, detector, faces = pictures(), load_detector(model, mode=mode), 0
+    answers = ready.page.evaluate(LOOK, [mode, {name: base64.b64encode(content).decode() for name, content in files.items()}])
+    for name, content in files.items():
+        expected, found = [face.to_dict() for face in detector([decode_picture(content)])[0]], answers[name]
+        assert len(expected) == len(found), name
+        near = {"abs": 0.01} if name.endswith((".png", ".webp")) and name != "transparent.png" else {"abs": 1.0}  # decoders of JPEG may differ by one grey level
+        for one, other in zip(expected, found, strict=True):
+            assert one.keys() == other.keys() and (one["emotion"], one["uncertain"]) == (other["emotion"], other["uncertain"]), name
+            assert [other[side] for side in ("left", "top", "right", "bottom")] == pytest.approx([one[side] for side in ("left", "top", "right", "bottom")], **near), name
+            assert other["probabilities"] == pytest.approx(one["probabilities"], abs=1e-3), name
+        faces += len(found)
+    assert faces > 15
+
+
+@in_browser
+def test_pixels_are_resized_as_opencv_does(ready: Visit) -> None:
+    resize = """async ([content, width, height, sizes]) => {
+        const { resize } = await import("./pixels.js"), data = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        return sizes.map(([newWidth, newHeight, area]) => Array.from(resize({ data, width, height }, newWidth, newHeight, area).data));
+    }"""
+    picture = np.random.default_rng(0).integers(0, 256, (60, 77, 3), dtype=np.uint8)
+    sizes = [(160, 160, False), (154, 120, False), (50, 31, False), (77, 61, False), (1, 1, False), (38, 30, True), (77, 30, True), (24, 19, True), (60, 47, True), (1, 1, True)]
+    for (width, height, area), pixels in zip(sizes, ready.page.evaluate(resize, [base64.b64encode(picture.tobytes()).decode(), 77, 60, sizes]), strict=True):
+        theirs = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR).astype(int).reshape(-1)
+        difference = np.abs(theirs - np.array(pixels))
+        assert difference.max() <= area and (difference > 0).mean() < 0.002, (width, height, area)
+
+
+@in_browser
+def test_notice_comes_before_the_first_picture(visit: Visit, model: Path) -> None:
+    visit.open()
+    notice = visit.page.inner_text("#notice")
+    assert all(word in notice for word in ("apparent expression", "at work or in education", "5(1)(f)", "Nothing: no picture", "stays on this device"))
+    assert visit.page.get_attribute("#notice .source", "href") == "https://example.org/source"
+    assert not visit.page.locator("#files").is_visible() and not visit.page.locator("#camera").is_visible()
+    visit.page.click("#notice .card-link")
+    assert hashlib.sha256(model.read_bytes()).hexdigest() in visit.page.inner_text("#about") and "less likely than 40%" in visit.page.inner_text("#about")
+    drop(visit, "early.png", encode(drawn(PORTRAIT)))
+    assert visit.page.locator("#results .result").count() == 0
+    visit.agree()
+    assert not visit.page.locator("#notice").is_visible() and visit.page.evaluate("document.activeElement.id") == "tool-title"
+    assert visit.page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]
+
+
+@in_browser
+def test_chosen_pictures_stay_in_the_browser_and_show_what_python_says(ready: Visit, model: Path) -> None:
+    detector = load_detector(model)
+    ready.show(upload("scene.png", encode(drawn(SCENE))), upload("portrait.png", encode(drawn(PORTRAIT))))
+    first, second = ready.page.locator("#results .result").all()
+    for result, index in ((first, SCENE), (second, PORTRAIT)):
+        picture = drawn(index)
+        expected = from_left(detector([picture])[0])
+        assert cards(result) == [shown(face, number) for number, face in enumerate(expected, 1)]
+        frame = result.locator(".frame").bounding_box()
+        for face, box in zip(expected, result.locator(".box").all(), strict=True):
+            place, scale = box.bounding_box(), frame["width"] / picture.shape[1]
+            seen = [place["x"] - frame["x"], place["y"] - frame["y"], place["width"], place["height"]]
+            assert seen == pytest.approx([scale * side for side in (face.left, face.top, face.right - face.left, face.bottom - face.top)], abs=1)
+            assert box.get_attribute("data-emotion") == ("uncertain" if face.uncertain else face.emotion)
+    labels = [face for index in (SCENE, PORTRAIT) for face in detector([drawn(index)])[0]]
+    assert {face.uncertain for face in labels} == {True, False}, "both kinds are shown"
+    assert ready.status.startswith("portrait.png: 1 face. 1: ")
+    assert not [request.url for request in ready.sent if not request.url.startswith("blob:")], "nothing left the device"
+
+
+def drop(visit: Visit, name: str, content: bytes, event: str = "drop") -> None:
+    """Drop or paste a file anywhere on the page."""
+    visit.page.evaluate(
+        """([event, name, content]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name, { type: "image/png" }));
+            const options = { bubbles: true, cancelable: true, [event === "paste" ? "clipboardData" : "dataTransfer"]: data };
+            document.body.dispatchEvent(event === "paste" ? new ClipboardEvent(event, options) : new DragEvent(event, options));
+        }""",
+        [event, name, base64.b64encode(content).decode()],
+    )
+
+
+@in_browser
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_picture_is_dropped_or_pasted(ready: Visit, event: str) -> None:
+    drop(ready, "dropped.png", encode(drawn(PORTRAIT)), event)
+    ready.says("dropped.png: 1 face")
+    assert len(ready.faces) == 1
+
+
+@in_browser
+def test_keyboard_alone_leads_through(visit: Visit) -> None:
+    visit.open()
+    press, focus = visit.page.keyboard.press, lambda: visit.page.evaluate("document.activeElement.innerText || document.activeElement.id || document.activeElement.firstChild?.alt")
+    while focus() != TEXTS["notice.agree"]:
+        press("Tab")
+    press("Enter")
+    reached = []
+    while not reached or reached[-1] != TEXTS["example.happy"]:
+        press("Tab")
+        reached.append(focus())
+    assert reached[:2] == ["files", TEXTS["camera.start"]]
+    press("Enter")
+    visit.says("happy.jpg: 1 face. ")
+    visit.page.get_by_role("button", name="Remove happy.jpg").focus()
+    press("Space")
+    assert visit.page.locator("#results .result").count() == 0
+
+
+@in_browser
+def test_a_bad_file_is_named_and_the_next_picture_works(ready: Visit) -> None:
+    ready.show(upload("letter.png", b"no picture"), upload("cut.png", encode(drawn(PORTRAIT))[:300]), upload("good.png", encode(drawn(PORTRAIT)))).says("good.png: 1 face")
+    results = ready.page.locator("#results .result")
+    assert [TEXTS["problem.unreadable"] in result for result in results.all_inner_texts()] == [True, True, False]
+    assert not ready.page.get_by_role("button", name=TEXTS["result.again"]).count(), "another try would not help"
+
+
+@in_browser
+def test_it_works_offline_once_loaded(visit: Visit, context: object) -> None:
+    visit.open().agree()
+    context.set_offline(True)
+    try:
+        visit.page.get_by_role("button", name=TEXTS["example.scene"]).click()
+        visit.says("scene.jpg: 4 faces").show(upload("mine.png", encode(drawn(PORTRAIT)))).says("mine.png: 1 face")
+        assert visit.page.locator(".problem").count() == 0
+    finally:
+        context.set_offline(False)
+
+
+@in_browser
+def test_camera_shows_faces_and_its_rate_until_it_is_stopped(ready: Visit, context: object) -> None:
+    context.grant_permissions(["camera"])
+    ready.page.click("#camera")
+    ready.page.locator("#live .face").nth(1).wait_for()
+    ready.page.locator("#rate", has_text="frames per second").wait_for()
+    assert ready.page.locator("#live .box").count() == ready.page.locator("#live .face").count() > 1
+    ready.page.click("#camera")
+    assert ready.status == TEXTS["camera.stopped"] and not ready.page.locator("#live").is_visible()
+    assert ready.page.evaluate("document.querySelector('video').srcObject") is None and not [request for request in ready.sent if request.method == "POST"]
+    context.clear_permissions()
+
+
+@in_browser
+def test_a_camera_that_may_not_be_used_is_told(ready: Visit) -> None:
+    ready.page.click("#camera")
+    ready.says(TEXTS["camera.refused"])
+    assert not ready.page.locator("#live").is_visible() and ready.page.inner_text("#camera") == TEXTS["camera.start"]
+
+
+def test_no_camera_is_told(launch: Callable, address: str) -> None:
+    context = launch("--use-fake-device-for-media-stream=device-count=0").new_context(permissions=["camera"])
+    visit = Visit(context, address).refuse("**/vendor/**").open("server").agree()
+    visit.page.click("#camera")
+    visit.says(TEXTS["camera.none"])
+
+
+@pytest.mark.parametrize(("missing", "reason"), [("**/vendor/**", "vendor"), ("**/v1/model.onnx", "model")])
+def test_without_engine_or_model_the_server_answers_and_the_page_says_so(visit: Visit, model: Path, missing: str, reason: str) -> None:
+    if reason == "model" and not VENDOR.exists():
+        pytest.skip("the browser's engine is not here; fetch it with `make web`")
+    visit.refuse(missing).open("server")
+    host = visit.address.split("/")[2]
+    said = TEXTS["engine.server.text"].format(reason=TEXTS[f"reason.{reason}"], host=host)
+    assert visit.page.inner_text("#engine span") == said and said in visit.page.inner_text("#notice")
+    visit.agree().show(upload("scene.png", encode(drawn(SCENE))))
+    assert visit.faces == [shown(face, number) for number, face in enumerate(from_left(load_detector(model)([drawn(SCENE)])[0]), 1)]
+    assert [request.url for request in visit.sent if request.method == "POST"] == [f"{visit.address}v1/predict"]
+    visit.show(upload("letter.png", b"no picture"))
+    assert "letter.png: is not a picture" in visit.status
+
+
+def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> None:
+    waiting = []
+    visit.page.route("**/vendor/**", lambda route: waiting.append(route))
+    visit.open("loading").agree()
+    visit.page.set_input_files("#files", [upload("mine.png", encode(drawn(PORTRAIT)))])
+    while not waiting:
+        visit.page.wait_for_timeout(20)
+    waiting[0].fulfill(status=404)
+    send = visit.page.locator(".consent button")
+    send.wait_for()
+    assert not [request for request in visit.sent if request.method == "POST"]
+    send.click()
+    visit.says("mine.png: 1 face")
+
+
+def test_a_server_that_is_gone_is_told_and_asked_again(visit: Visit) -> None:
+    visit.refuse("**/vendor/**").open("server").agree()
+    visit.page.route("**/v1/predict", lambda route: route.abort())
+    visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert "does not answer" in visit.status
+    visit.page.unroute("**/v1/predict")
+    visit.page.get_by_role("button", name=TEXTS["result.again"]).click()
+    visit.says("mine.png: 1 face")
+
+
+def test_a_service_without_room_is_told_and_the_camera_waits_for_it(visit: Visit, context: object) -> None:
+    busy = {"title": "busy", "status": 503, "detail": "All places are taken; try again in 1 second."}
+    visit.refuse("**/vendor/**").open("server").agree()
+    visit.page.route("**/v1/predict", lambda route: route.fulfill(status=503, headers={"Retry-After": "1", "Content-Type": "application/problem+json"}, body=json.dumps(busy)))
+    visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status == f"mine.png: {busy['detail']}"
+    context.grant_permissions(["camera"])
+    with visit.page.expect_response("**/v1/predict"):
+        visit.page.click("#camera")
+    visit.page.unroute("**/v1/predict")
+    visit.page.locator("#live .face").first.wait_for()
+    context.clear_permissions()
+
+
+def test_page_says_when_nobody_can_look(visit: Visit) -> None:
+    visit.refuse("**/vendor/**").refuse("**/healthz", 503).open("none").agree()
+    visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert "does not answer" in visit.status and visit.page.locator(".problem").count() == 1
+
+
+CHECK = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+
+
+@in_browser
+@pytest.mark.skipif(not AXE.exists(), reason="axe is not here; fetch it with `make web`")
+@pytest.mark.parametrize(("width", "colours"), [(320, "dark"), (1100, "light")])
+def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, width: int, colours: str) -> None:
+    visit.page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+    visit.page.set_viewport_size({"width": width, "height": 800})
+    visit.open()
+    visit.page.evaluate(AXE.read_text())  # past the page's policy, as a browser's own tools are
+
+    def check(state: str) -> None:
+        found = visit.page.evaluate(CHECK)["violations"]
+        assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found], state
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
+
+    check("notice")
+    visit.agree().page.click("#about summary")
+    check("empty")
+    visit.show(upload("letter.png", b"no picture"), *[upload(f"{index}.png", encode(drawn(index))) for index in (SCENE, PORTRAIT, 0)])
+    check("results")
+    assert visit.page.evaluate("getComputedStyle(document.querySelector('.result')).animationName") == "none", "motion is reduced"
+
+
+def test_every_text_stands_in_one_file(visit: Visit) -> None:
+    used = set(re.findall(r'data-text="([^"]+)"', (WEB / "index.html").read_text()))
+    for script in WEB.glob("*.js"):
+        used |= set(re.findall(r'"((?:[a-z]+\.)[a-z.]+)"', script.read_text())) & TEXTS.keys()
+        used |= {key for part in re.findall(r"say\(`([a-z]+\.)\$\{", script.read_text()) for key in TEXTS if key.startswith(part)}
+        used |= {key for key in re.findall(r'say\((?:on \? )?"([^"]+)"', script.read_text())}
+    assert used - {"skip"} <= TEXTS.keys() and not {key for key in TEXTS.keys() - used if not key.startswith(("faces.", "example.", "reason.", "engine."))}
+    foreign = {"de": {key: "".join(part if part.startswith("{") else part.upper() for part in re.split(r"(\{\w+\})", text)) for key, text in TEXTS.items()}}
+    visit.page.route("**/texts.json", lambda route: route.fulfill(json=foreign | {"en": TEXTS}))
+    visit.page.add_init_script("Object.defineProperty(navigator, 'languages', { value: ['fr-CH', 'de-AT', 'en'] })")
+    visit.refuse("**/vendor/**").open("server").agree()
+    visit.show(upload("1.PNG", encode(drawn(SCENE))))
+    visit.page.click("#about summary")
+    seen = visit.page.inner_text("body").replace("emodetect", "")
+    assert visit.page.get_attribute("html", "lang") == "de" and not re.findall(r"[a-z]{3,}", re.sub(r"[0-9a-f]{64}|AGPL\S+", "", seen))
+
+
+def test_lock_holds_no_address() -> None:
+    lock = (PROJECT / "package-lock.json").read_text()
+    assert "integrity" in lock and "://" not in lock and "resolved" not in lock
+
+
+def test_wheel_contains_the_page_and_what_was_fetched_for_it(new_copy: Callable[[], Copy]) -> None:
+    copy = new_copy()
+    fetched = copy.folder / "emodetect" / "web" / "vendor" / "engine.wasm"
+    fetched.parent.mkdir()
+    fetched.write_bytes(b"fetched")
+    copy.run("uv", "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", "dist")
+    with zipfile.ZipFile(next((copy.folder / "dist").glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    page = {path.relative_to(PROJECT).as_posix() for path in WEB.rglob("*") if path.is_file() and "vendor" not in path.parts}
+    assert page | {"emodetect/web/vendor/engine.wasm"} <= names and len(page) > 15

@@ -1,0 +1,141 @@
+"""Batch scoring on real files, a real cluster and a server that plays S3: kills lose no row and double none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from contextlib import chdir
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from emodetect import score as module
+from emodetect.cluster import cluster
+from emodetect.core import DataError, EmodetectError
+from emodetect.score import plan, score
+
+EMODETECT = str(Path(sys.executable).with_name("emodetect"))
+COPIES = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, one of them damaged, and an untrained model. Tests leave them as they found them."""
+    import cv2
+
+    from emodetect.export import describe, export_onnx
+    from emodetect.sample import draw_picture
+    from emodetect.yolo import build_model, fix_randomness
+
+    folder = tmp_path_factory.mktemp("score")
+    (folder / "album").mkdir()
+    for index in range(COPIES):
+        cv2.imwrite(str(folder / "album" / f"{index:03}.png"), draw_picture("test", index % 4, seed=0)[0])
+    (folder / "album" / "013.png").write_bytes(b"no picture")
+    fix_randomness(0, 2)
+    export_onnx(build_model("yolo11n").eval(), folder / "model.onnx", describe(64, {"confidence": 0.0001}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(place: Path) -> pa.Table:
+    """The rows that an undisturbed scoring gives."""
+    with chdir(place):
+        assert score("album", "expected.parquet", "model.onnx", size=2, workers=1).errors == 1
+    return pq.read_table(place / "expected.parquet")
+
+
+@pytest.fixture(autouse=True)
+def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names in tables are as they were given, here from the folder."""
+    monkeypatch.chdir(place)
+
+
+def test_a_killed_scoring_goes_on_and_no_row_is_lost_or_doubled(place: Path, expected: pa.Table, tmp_path: Path) -> None:
+    slow = "import time, emodetect.score as s; own = s.score_part; s.score_part = lambda *a, **k: (time.sleep(0.2), own(*a, **k)); "
+    code = slow + f"s.score('album', '{tmp_path}/killed.parquet', 'model.onnx', size=2, workers=2)"
+    parts = tmp_path / "killed.parts"
+    for kill in range(3):
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            while len(list(parts.glob("0*.parquet"))) < 2 * (kill + 1):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.parquet")}
+    assert 6 <= len(before) < COPIES // 2 and not (tmp_path / "killed.parquet").exists()
+    redone = []
+    assert score("album", tmp_path / "killed.parquet", "model.onnx", size=2, progress=lambda done, total: redone.append(done)).errors == 1
+    assert redone == list(range(2 * len(before) + 1, COPIES + 1)), "what was done is not done again"
+    assert pq.read_table(tmp_path / "killed.parquet").equals(expected) and not parts.exists()
+
+
+def test_a_lost_worker_of_a_cluster_changes_no_row(expected: pa.Table, tmp_path: Path) -> None:
+    killed: list[int] = []
+    with cluster(workers=2) as client:
+
+        def kill_one(done: int, total: int) -> None:
+            if not killed and done >= 4:
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+
+        scored = score("album", tmp_path / "lost.parquet", "model.onnx", size=2, client=client, progress=kill_one)
+    assert killed and not psutil.pid_exists(killed[0])
+    assert scored.errors == 1 and pq.read_table(tmp_path / "lost.parquet").equals(expected)
+
+
+def test_a_worker_with_another_model_is_refused(place: Path) -> None:
+    with pytest.raises(DataError, match="differs from the file where the scoring was started"):
+        module._detector(str(place / "model.onnx"), "0" * 64, None, None)
+
+
+def test_an_address_is_read_through_fsspec(place: Path, expected: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        store = s3fs.S3FileSystem()
+        store.mkdir("bucket")
+        store.put(str(place / "album"), "bucket/album", recursive=True)
+        with zipfile.ZipFile(tmp_path / "album.zip", "w") as packed:
+            for path in sorted((place / "album").iterdir()):
+                packed.write(path, path.name)
+        store.put(str(tmp_path / "album.zip"), "bucket/album.zip")
+        for number, source in enumerate(("s3://bucket/album", "s3://bucket/album/*.png", "s3://bucket/album.zip")):
+            scored = score(source, tmp_path / f"{number}.parquet", place / "model.onnx")
+            found = pq.read_table(tmp_path / f"{number}.parquet")
+            assert (scored.pictures, scored.errors) == (COPIES - 1, 1) and found.drop(["picture"]).equals(expected.drop(["picture"]))
+        with pytest.raises(EmodetectError, match="names no picture"):
+            plan("s3://bucket/nothing")
+    finally:
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_the_command_says_what_it_did_and_where(place: Path, expected: pa.Table, tmp_path: Path) -> None:
+    out = tmp_path / "results.parquet"
+    done = subprocess.run([EMODETECT, "score", "album", "--out", str(out), "--model", "model.onnx"], capture_output=True, text=True)
+    assert done.returncode == 1 and f"in {COPIES - 1} pictures: {out}" in done.stdout and f"files scored: {COPIES} of {COPIES}" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"emodetect: 1 pictures could not be read: {tmp_path / 'results.errors.parquet'}"
+    assert pq.read_table(out).equals(expected)
+    failed = pq.read_table(tmp_path / "results.errors.parquet").to_pylist()
+    assert [row["picture"] for row in failed] == ["album/013.png"] and "is not a picture" in failed[0]["error"]
+    again = subprocess.run([EMODETECT, "score", "album", "--out", str(out), "--model", "model.onnx"], capture_output=True, text=True)
+    assert again.returncode == 1 and "is there already" in again.stderr and not again.stdout
+
+
+@pytest.mark.parametrize(("package", "arguments"), [("pyarrow", []), ("distributed", ["--scheduler", "local"])])
+def test_without_the_extra_it_says_what_to_install(package: str, arguments: list[str], tmp_path: Path) -> None:
+    hidden = f"import sys; sys.modules['{package}'] = None\nfrom emodetect.cli import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", hidden, "score", "album", "--out", str(tmp_path / "x.parquet"), *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and f"needs {package}" in done.stderr and "install emodetect[score]" in done.stderr
