@@ -1,9 +1,10 @@
 """How many pictures a second the service answers, and how long each waits, beside FastAPI with `YOLO.predict` and beside the bare engine in a loop.
 
-Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each measurement last 20 s instead of 5. It writes reports/benchmarks/serve.json.
+Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each measurement last 20 s instead of 3. It writes reports/benchmarks/serve.json.
 
-All servers answer the same drawn portraits of 96 pixels, sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered.
-YOLO looks at whole pictures, so the service does, too ("service, whole picture"); as delivered, it looks for faces first, which is more work ("service").
+All servers run side by side and are asked one after the other, three times over; the medians count. They answer the same drawn portraits of 96 pixels,
+sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered. YOLO looks at whole pictures, so the service does,
+too ("service, whole picture"); as delivered, it looks for faces first, which is more work ("service").
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -39,8 +40,8 @@ PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "serve.json"
 MODEL, CHECKPOINT = PROJECT / "models" / "emodetect.onnx", PROJECT / "models" / "emodetect.pt"
 CLIENTS = (1, 8, 32)
-SECONDS = float(os.environ.get("DURATION") or 5)
-STARTS = 5
+SECONDS = float(os.environ.get("DURATION") or 3)
+ROUNDS, STARTS = 3, 5
 
 
 def portraits(count: int = 64) -> list[bytes]:
@@ -164,7 +165,7 @@ def install_megabytes(folder: Path) -> float:
     """The size of the locked serving install in a fresh environment."""
     python = folder / "venv" / "bin" / "python"
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(folder / "venv")], check=True)
-    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", "--no-config", str(PROJECT / "requirements_serve.txt")], check=True)
+    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(PROJECT / "requirements_serve.txt")], check=True)
     return round(sum(path.lstat().st_size for path in (folder / "venv").rglob("*") if path.is_file()) / 1e6, 1)
 
 
@@ -172,7 +173,7 @@ def main() -> None:
     """Measure all servers in turn, print the ratios and write everything down."""
     if not (MODEL.is_file() and CHECKPOINT.is_file()):
         raise SystemExit("bench-serve: there is no model; run `make pipeline` first.")
-    pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
+    pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "rounds": ROUNDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
     with tempfile.TemporaryDirectory() as folder:
         whole = whole_picture(Path(folder))
         commands = {
@@ -181,18 +182,22 @@ def main() -> None:
             "service, whole picture, batches": (service(whole), {"EMODETECT_BATCH": "8"}),
             "service": (service(MODEL), {}),
         }
-        servers = measured["servers"] = {}
+        with ExitStack() as stack:
+            running = {name: stack.enter_context(started(command, **environment)) for name, (command, environment) in commands.items()}
+            rounds = [_round(running, {"service, whole picture": whole, "service": MODEL}, pictures) for _ in range(ROUNDS)]
+            servers = measured["servers"] = {
+                name: {
+                    level: {figure: round(statistics.median(one[name][level][figure] for one in rounds), 2) for figure in rounds[0][name][level]} for level in rounds[0][name]
+                } | {"memory_mb": round(process.memory_info().rss / 1e6)} for name, (_, process, _) in running.items()
+            }
+        measured["bare"] = {name: round(statistics.median(one["bare"][name] for one in rounds), 1) for name in rounds[0]["bare"]}
         for name, (command, environment) in commands.items():
-            with started(command, **environment) as (url, process, _):
-                row = servers[name] = {f"{clients} clients": asyncio.run(saturate(url, pictures, clients, SECONDS)) for clients in CLIENTS}
-                row["memory_mb"] = round(process.memory_info().rss / 1e6)
-            row["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
-            print(f"{name:<33}", json.dumps(row), flush=True)
-        measured["bare"] = {name: bare(model, pictures, SECONDS) for name, model in (("service, whole picture", whole), ("service", MODEL))}
+            servers[name]["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
+            print(f"{name:<33}", json.dumps(servers[name]), flush=True)
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
             before = process.memory_info().rss / 1e6
-            measured["twice_the_capacity"] = asyncio.run(overload(url, pictures, 2 * servers["service"]["32 clients"]["rate"], 4 * SECONDS))
+            measured["twice_the_capacity"] = asyncio.run(overload(url, pictures, 2 * servers["service"]["32 clients"]["rate"], 6 * SECONDS))
             measured["twice_the_capacity"] |= {"memory_mb_before": round(before), "memory_mb_after": round(process.memory_info().rss / 1e6)}
         measured["install_mb"] = install_megabytes(Path(folder))
     alike, plain_row = servers["service, whole picture"], servers["plain"]
@@ -206,6 +211,15 @@ def main() -> None:
     }
     print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "ratios")}, indent=2))
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+def _round(running: dict[str, tuple[str, psutil.Process, float]], models: dict[str, Path], pictures: list[bytes]) -> dict[str, dict]:
+    """Every server with every number of clients, and the bare engine, one after the other: what else the machine does meets all alike."""
+    found: dict[str, dict] = {name: {} for name in running}
+    for clients in CLIENTS:
+        for name, (url, _, _) in running.items():
+            found[name][f"{clients} clients"] = asyncio.run(saturate(url, pictures, clients, SECONDS))
+    return found | {"bare": {name: bare(model, pictures, SECONDS) for name, model in models.items()}}
 
 
 def _ready(command: list[str], environment: dict[str, str]) -> float:

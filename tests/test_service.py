@@ -318,12 +318,14 @@ def heavy() -> bytes:
 def test_beyond_its_capacity_it_says_so_at_once(tmp_path: Path) -> None:
     with Service(tmp_path, threads=1, queue=2, pictures=2, wait_seconds=60) as service, ThreadPoolExecutor(24) as clients:
         body = heavy()
-        replies = list(clients.map(lambda _: service.send(body, "image/png"), range(48)))
+        sent = [clients.submit(service.send, body, "image/png") for _ in range(48)]
+        until(lambda: figure(service, "emodetect_waiting_pictures") == 2)
+        assert service.ask("GET", "/readyz").status == service.ask("GET", "/healthz").status == 200, "a full service must not be taken out: the others are as full"
+        replies = [one.result() for one in sent]
         statuses = Counter(reply.status for reply in replies)
         assert set(statuses) == {200, 503} and statuses[200] >= 3, statuses
         refused = [reply for reply in replies if reply.status == 503]
         assert all(1 <= int(reply.headers["retry-after"]) <= 60 and "try again in" in reply.json["detail"] for reply in refused)
-        until(lambda: service.ask("GET", "/readyz").status == 200)
         assert figure(service, "emodetect_waiting_pictures") == 0 and figure(service, "emodetect_held_bytes") == 0
 
 
