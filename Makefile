@@ -162,7 +162,7 @@ bench-score: pipeline ## time and memory of batch scoring as the number of pictu
 	@$(ENVIRONMENT) python benchmarks/score.py
 
 .PHONY: bench-serve
-bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (SECONDS=… for longer than 5 each)
+bench-serve: pipeline ## load the service beside FastAPI with YOLO.predict and beside the bare engine (DURATION=20 for 20 s each instead of 5)
 	@$(ENVIRONMENT) python benchmarks/serve.py
 
 .PHONY: bench-commit

@@ -39,7 +39,8 @@ ULTRALYTICS = "YOLO.predict"
 CHOICES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "int8"), ("openvino", "int8"))
 BATCHES = (1, 32)
 PASSES = {1: 40, 32: 4}  # of each way in one turn
-STARTS = 3
+ROUNDS = int(os.environ.get("ROUNDS", "9"))
+STARTS = min(3, ROUNDS)
 
 
 def seconds_a_picture(work: Callable[[int], object], batch: int) -> float:
@@ -167,12 +168,12 @@ def models(folder: Path, size: int, trained: "DetectionModel") -> dict[str, Path
     return files
 
 
-def turns(contestants: dict[str, Contestant], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+def turns(contestants: dict[str, Contestant]) -> dict[str, dict[str, dict[str, float]]]:
     """Batch → contestant → way → the median of the rounds, milliseconds a picture."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for batch in BATCHES:
         told: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for name, one in contestants.items():
                 told[name].append(one.ask(batch))
         table[str(batch)] = {name: {way: round(1000 * statistics.median(turn[way] for turn in answers), 3) for way in answers[0]} for name, answers in told.items()}
@@ -196,14 +197,14 @@ def main() -> None:
     from emodetect.precision import accuracy_of
     from emodetect.yolo import load_checkpoint
 
-    rounds, threads = int(os.environ.get("ROUNDS", "9")), cores()
+    threads = cores()
     pictures = [str(path) for path in sorted((PROJECT / "data" / "prepared" / "test" / "images").glob("*"))[: max(BATCHES)]]
     checkpoint = PROJECT / "models" / "emodetect.pt"
     if not checkpoint.is_file() or len(pictures) < max(BATCHES):
         raise SystemExit("bench-infer: there is no model, or there are too few pictures; run `make pipeline` first.")
     trained, described = load_checkpoint(checkpoint)
     own = described["image_size"]
-    measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": rounds, "own_size": own, "milliseconds_a_picture": {}, "ratios": {}}
+    measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": ROUNDS, "own_size": own, "milliseconds_a_picture": {}, "ratios": {}}
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / "yolo.pt"
         torch.save({"model": trained, "train_args": {}}, plain)  # as Ultralytics itself writes and reads it
@@ -214,7 +215,7 @@ def main() -> None:
                 task = {"size": size, "threads": threads, "pictures": pictures} | ({"model": str(file)} if file else {"checkpoint": str(plain)})
                 contestants[label] = Contestant(task)
                 told(len(contestants), len(files) + 1)
-            measured["milliseconds_a_picture"][str(size)] = turns(contestants, rounds)
+            measured["milliseconds_a_picture"][str(size)] = turns(contestants)
             measured["ratios"][str(size)] = ratios(measured["milliseconds_a_picture"][str(size)])
             measured["start_seconds"] = {label: round(one.start, 2) for label, one in contestants.items()}
             measured["memory_megabytes"] = {label: round(one.end() / 1e6) for label, one in contestants.items()}

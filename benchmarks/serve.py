@@ -1,6 +1,6 @@
 """How many pictures a second the service answers, and how long each waits, beside FastAPI with `YOLO.predict` and beside the bare engine in a loop.
 
-Run it with `make bench-serve`, after `make pipeline`; SECONDS=60 makes each measurement longer than 5 s. It writes reports/benchmarks/serve.json.
+Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each measurement last 20 s instead of 5. It writes reports/benchmarks/serve.json.
 
 All servers answer the same drawn portraits of 96 pixels, sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered.
 YOLO looks at whole pictures, so the service does, too ("service, whole picture"); as delivered, it looks for faces first, which is more work ("service").
@@ -39,7 +39,7 @@ PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "serve.json"
 MODEL, CHECKPOINT = PROJECT / "models" / "emodetect.onnx", PROJECT / "models" / "emodetect.pt"
 CLIENTS = (1, 8, 32)
-SECONDS = float(os.environ.get("SECONDS") or 5)
+SECONDS = float(os.environ.get("DURATION") or 5)
 STARTS = 5
 
 
@@ -175,14 +175,19 @@ def main() -> None:
     pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
     with tempfile.TemporaryDirectory() as folder:
         whole = whole_picture(Path(folder))
-        commands = {"plain": plain(), "service, whole picture": (service(whole), {}), "service": (service(MODEL), {})}
+        commands = {
+            "plain": plain(),
+            "service, whole picture": (service(whole), {}),
+            "service, whole picture, batches": (service(whole), {"EMODETECT_BATCH": "8"}),
+            "service": (service(MODEL), {}),
+        }
         servers = measured["servers"] = {}
         for name, (command, environment) in commands.items():
             with started(command, **environment) as (url, process, _):
                 row = servers[name] = {f"{clients} clients": asyncio.run(saturate(url, pictures, clients, SECONDS)) for clients in CLIENTS}
                 row["memory_mb"] = round(process.memory_info().rss / 1e6)
-            row["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name != "plain" else 2)), 3)
-            print(f"{name:<24}", json.dumps(row), flush=True)
+            row["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
+            print(f"{name:<33}", json.dumps(row), flush=True)
         measured["bare"] = {name: bare(model, pictures, SECONDS) for name, model in (("service, whole picture", whole), ("service", MODEL))}
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
@@ -196,6 +201,7 @@ def main() -> None:
         "p99_of_plain_to_p99_at_32": round(plain_row["32 clients"]["p99_ms"] / alike["32 clients"]["p99_ms"], 2),
         "p50_of_plain_to_p50_at_1": round(plain_row["1 clients"]["p50_ms"] / alike["1 clients"]["p50_ms"], 2),
         "rate_to_bare_at_32": {name: round(servers[name]["32 clients"]["rate"] / rate, 2) for name, rate in measured["bare"].items()},
+        "rate_of_batches_to_rate_at_32": round(servers["service, whole picture, batches"]["32 clients"]["rate"] / alike["32 clients"]["rate"], 2),
         "as_delivered_rate_to_plain_at_32": round(servers["service"]["32 clients"]["rate"] / plain_row["32 clients"]["rate"], 2),
     }
     print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "ratios")}, indent=2))

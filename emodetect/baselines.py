@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,8 +84,8 @@ def public_features(
         raise ParameterError(f"{weights}: is empty, since model.weights is none; there is no public model to compare with.")
     model = build_model(architecture)
     load_pretrained(model, weights)
-    model.eval()
-    backbone = model.model[:len(model.yaml["backbone"])]
+    layers: Any = model.eval().model
+    backbone = layers[:len(model.yaml["backbone"])]
 
     def features(pictures: Sequence[np.ndarray], faces: Sequence[Face]) -> np.ndarray:
         squares = np.stack([cut_out(picture, face, share, size)[0] for picture, face in zip(pictures, faces, strict=True)])

@@ -28,6 +28,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from .core import DataError
 from .engine import Engine, Job
 from .settings import Settings
 
@@ -119,7 +120,7 @@ class Metrics:
             if job.answer.exception() is None:
                 self.pictures.labels(job.served.sha256[:12]).inc()
                 self.faces.labels(job.served.sha256[:12]).inc(len(job.answer.result().faces))
-            else:
+            elif isinstance(job.answer.exception(), DataError):
                 self.refused.inc()
         if jobs:
             self.batch.observe(len(jobs))

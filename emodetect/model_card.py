@@ -103,5 +103,5 @@ def _limits(report: Mapping[str, Any]) -> str:
 def _made(steps: Sequence[Step], model: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     "What identifies the model and all that made it."
     rows = [["model (SHA-256)", f"`{model['sha256']}`"], ["prepared data (SHA-256)", f"`{metrics['data_sha256']}`"], ["checkpoint (SHA-256)", f"`{metrics['checkpoint_sha256']}`"]]
-    rows += [[f"libraries of {step.stage}", ", ".join(f"{name} {value}" for name, value in sorted(step.libraries.items()))] for step in steps]
+    rows += [[f"libraries of the stage {step.stage}", ", ".join(f"{name} {value}" for name, value in sorted(step.libraries.items()))] for step in steps[:1]]
     return _table(["what", "which"], rows) + "\n\n`emodetect provenance` prints the rest from the model's file; `emodetect provenance --verify` holds it against a clone."

@@ -67,7 +67,7 @@ def quantise(
     "Write a model whose convolutions calculate in 8 bits; the same input gives the same bytes."
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     model = onnx.load(source)
-    name = model.graph.input[0].name
+    name, convolutions = model.graph.input[0].name, [node.name for node in model.graph.node if node.op_type == "Conv"]
 
     class Reader(CalibrationDataReader):
         rest: Iterator[np.ndarray] = iter(squares)
@@ -82,7 +82,7 @@ def quantise(
     try:
         with written_whole(target) as part:
             quantize_static(
-                model, part, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
+                model, part, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], nodes_to_exclude=convolutions[:2], per_channel=True,
                 weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
             )
             reduced = onnx.load(part)

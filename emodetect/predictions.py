@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -183,7 +183,7 @@ def _key(value: Any) -> Any:
     "A value from JSON as the key of a dictionary; lists and dictionaries are none."
     return None if isinstance(value, (list, dict)) else value
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     "Whether a value from JSON is a finite number."
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -209,9 +209,13 @@ def _groups(reads: Iterator[Frame | Unread], most: int) -> Iterator[list[Frame |
     if group:
         yield group
 
+def _text(name: str) -> str:
+    "A name as text: what of it is no UTF-8 is replaced."
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
 def _rows(frame: Frame, faces: Sequence[Detection]) -> Iterator[dict[str, Any]]:
     "A row for each face; one if there is none."
-    shared = {"picture": frame.name, "frame": frame.number, "seconds": frame.seconds, "width": frame.picture.shape[1], "height": frame.picture.shape[0]}
+    shared = {"picture": _text(frame.name), "frame": frame.number, "seconds": frame.seconds, "width": frame.picture.shape[1], "height": frame.picture.shape[0]}
     for number, face in enumerate(faces, start=1):
         yield shared | {"number": number} | {key: getattr(face, key) for key in (*BOX, "face", "emotion", "confidence", "uncertain")} | dict(zip(EMOTIONS, face.probabilities, strict=True))
     if not faces:
@@ -227,7 +231,7 @@ def score_part(
     with written_whole(target) as whole, pq.ParquetWriter(whole, ROWS) as writer:
         for group in _groups(_reads(part), batch):
             found = iter(detector([read.picture for read in group if isinstance(read, Frame)]))
-            rows = [row for read in group for row in (_rows(read, next(found)) if isinstance(read, Frame) else [{"picture": read.name, "frame": read.number, "error": read.error}])]
+            rows = [row for read in group for row in (_rows(read, next(found)) if isinstance(read, Frame) else [{"picture": _text(read.name), "frame": read.number, "error": _text(read.error)}])]
             writer.write_table(pa.Table.from_pylist(rows, ROWS))
 
 # %% ../nbs/19_score.ipynb #19-score-13

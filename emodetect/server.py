@@ -42,7 +42,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._arm(self.settings.header_seconds)
-        if len(self.connections) > self.settings.connections:
+        if len(self.connections) > 2 * self.settings.connections:
+            transport.abort()  # those that are being told are as many again
+        elif len(self.connections) > self.settings.connections:
             self._end(503, "too many connections are open; try again in 1 s.")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -243,8 +243,8 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
 
     @app.get("/readyz", summary="Whether it can take pictures now", responses=told(503))
     async def readyz() -> dict[str, str]:
-        "Send it nothing if it can't."
-        engine.check_room()
+        "Send it nothing if it can't. That its queue is full is no reason: if all replicas were, nobody would be answered."
+        engine.check_room(0)
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

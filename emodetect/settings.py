@@ -38,7 +38,7 @@ class Settings:
     header_seconds: float = 5.0  # in which a request's header must have arrived
     idle_seconds: float = 5.0  # after which a silent connection is closed
     stop_seconds: float = 30.0  # in which, on stopping, requests are finished
-    connections: int = 512  # open at once
+    connections: int = 400  # open at once; as many again are told that there are too many
     rate: float = 0.0  # requests a second of one client, in the long run; 0: any number
     burst: int = 20  # requests of one client at once
     api_key_file: str = ""  # a file with a key on each line, each of which opens /v1; empty: none

@@ -74,7 +74,7 @@ def slices(
     pictures: int,  # how many were judged
 ) -> list[Slice]:  # the worst first; those with too few faces last
     "How each slice of the faces fares."
-    members = {(trait, name): chosen for trait in (faces[0].traits if faces else ()) for name, chosen in _members(faces, trait).items()}
+    members = {(trait, name): chosen for trait in (faces[0].traits if faces else ()) for name, chosen in _members(faces, trait).items() if chosen.any() and not chosen.all()}
     if not members:
         return []
     places, right = np.array([face.picture for face in faces]), np.array([face.right for face in faces], float)
@@ -117,10 +117,11 @@ def plot_slices(
         axis.errorbar(one.right.value, place, xerr=[[one.right.value - one.right.low], [one.right.high - one.right.value]], marker="o", markersize=4, color=SHADES[one.verdict])
     axis.axvline(overall, color="0.5", linestyle=":", linewidth=1)
     axis.set_yticks(range(len(found)), [f"{one.trait}: {one.name}  ({one.faces})" for one in found], fontsize=8)
-    axis.set(xlabel="share of the faces that is found and named as labelled", xlim=(0, 1.02))
+    lowest = min((one.right.low for one in found), default=0.0)
+    axis.set(xlabel="share of the faces that is found and named as labelled", xlim=(max(-0.02, lowest - 0.1), 1.02))
     axis.invert_yaxis()
     for verdict in (verdict for verdict in VERDICTS if any(one.verdict == verdict for one in found)):
         axis.plot([], [], marker="o", markersize=4, color=SHADES[verdict], label=verdict)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4)
     return made

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.parse
 import zipfile
 import zlib
@@ -30,7 +31,8 @@ from emodetect.stand_in import write_stand_in
 
 PIPELINE = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "scipy", "sklearn", "cleanlab", "pyarrow", "onnx", "psutil")
 COMMAND = f"""
-import sys
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever is written to a file fails
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {PIPELINE!r}:
@@ -42,10 +44,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Service:
-    """`emodetect serve` in a process that cannot import what the extra `serve` lacks, in an empty folder, at a free port."""
+    """`emodetect serve` in a process that can neither import what the extra `serve` lacks nor write to a file, in an empty folder, at a free port."""
 
     def __init__(self, folder: Path, *arguments: str, model: Path | None = None, **settings: object) -> None:
-        self.home, self.temporary, self.log = folder / "home", folder / "tmp", folder / "log"
+        self.home, self.temporary = folder / "home", folder / "tmp"
         for place in (self.home, self.temporary):
             place.mkdir(parents=True, exist_ok=True)
         self.model = model or write_stand_in(folder / "model.onnx")
@@ -53,10 +55,17 @@ class Service:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("EMODETECT_", "ORT_"))}
         environment = own | {"TMPDIR": str(self.temporary), "PYTHONDONTWRITEBYTECODE": "1"} | given
         command = [sys.executable, "-c", COMMAND, "serve", "--port", "0", "--model", str(self.model), "--json", *arguments]
-        self.process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True)
+        self.process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.log = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.url = self.process.stdout.readline().strip()
-        assert self.url, self.log.read_text()
+        assert self.url, self.process.wait(20) or self.reader.join() or self.log
         self.host, self.port = urllib.parse.urlsplit(self.url).hostname, urllib.parse.urlsplit(self.url).port
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.log += line
 
     def __enter__(self) -> "Service":
         return self
@@ -237,7 +246,7 @@ def bombard(service: Service, uploads: Iterator[tuple[str, bytes, str]]) -> Coun
     connection = service.connection()
     for name, body, kind in uploads:
         reply = service.send(body, kind, connection)
-        assert reply.status < 500, f"{name} is answered with {reply.status}: {reply.body[:300]!r}\n{service.log.read_text()[-3000:]}"
+        assert reply.status < 500, f"{name} is answered with {reply.status}: {reply.body[:300]!r}\n{service.log[-3000:]}"
         assert reply.status == 200 or (reply.headers["content-type"] == "application/problem+json" and reply.json["status"] == reply.status), name
         statuses[reply.status] += 1
     connection.close()

@@ -70,7 +70,7 @@ def test_report_is_one_page_that_works_offline_says_what_it_cannot_judge_and_com
     text, card = (content.decode() for content in before[:2])
     assert "<script" not in text and all(address.startswith(("#", "data:")) for address in re.findall(r'(?:src|href)="([^"]*)"', text))
     opening = text[text.index('class="verdict"'):].split("</p>")[0]
-    assert "On 12 pictures (drawn faces)" in opening and "Nothing can be said of anger" in opening and "it is not worth using" in opening
+    assert "On 12 pictures (drawn faces)" in opening and "Nothing can be said of anger" in opening
     assert text.count("<figure>") + text.count("<table>") == text.count("<figcaption>") + text.count("<caption>") >= 6, "every picture and table says what to see"
     assert yaml.safe_load(card.split("---")[1])["license"] == "agpl-3.0" and "Article 5(1)(f)" in card
     assert pipeline.stage("report").returncode == 0 and [path.read_bytes() for path in files] == before

@@ -17,7 +17,7 @@ from emodetect.cli import main
 from emodetect.core import ModelError
 from emodetect.detector import load_detector
 from emodetect.provenance import dvc_id, read_provenance
-from emodetect.registry import Registry, check_registrable, promote, register, resolve_model, rollback
+from emodetect.registry import Registry, check_registrable, gate, promote, register, resolve_model, rollback
 
 MODEL = Path("models/emodetect.onnx")
 
@@ -85,6 +85,7 @@ def refusal(act: Callable, *arguments: object) -> str:
 def test_register_promote_refuse_roll_back_and_take_it_elsewhere(new_clone: Callable[[str], Clone], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     maker = new_clone("maker")
     first = dvc_id(maker.folder / MODEL)
+    assert gate(maker.folder)[-1].figure == "none there"
     assert register(maker.folder) == ("v1.0.0", ["emodetect@v1.0.0", "emodetect#candidate#1"])
     assert promote(maker.folder) == ("v1.0.0", ["emodetect#production#2"])
     assert "registered already, as emodetect v1.0.0" in refusal(register, maker.folder)
@@ -95,6 +96,8 @@ def test_register_promote_refuse_roll_back_and_take_it_elsewhere(new_clone: Call
     assert refusal(promote, maker.folder) == "emodetect v1.0.1 is not promoted: mAP50 is 0, at least 0.5 is required (registry.min_map50)."
     assert [version.stages for version in Registry(maker.folder).versions] == [("production",), ("candidate",)]
     maker.demand(0.0)
+    compared = gate(maker.folder)[-1]
+    assert compared.name == "against production" and compared.figure.endswith("no change") and compared.passed, "the same checkpoint answers the same"
     assert promote(maker.folder, "v1.0.1")[0] == "v1.0.1" and Registry(maker.folder).find("production").name == "v1.0.1"
     assert "in production already" in refusal(promote, maker.folder)
 

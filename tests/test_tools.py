@@ -56,7 +56,7 @@ def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatc
 
     assert [sum(check.section == section for check in score.CHECKS) for section in score.SECTIONS] == [7, 7, 7, 7]
     assert all(bool(check.command) != bool(check.because) for check in score.CHECKS)
-    tests = {name for check in score.CHECKS for name in re.findall(r"tests/\w+\.py", check.command)}
+    tests = {name for check in score.CHECKS for name in re.findall(r"(?:tests|nbs)/[\w/]+\.(?:py|ipynb)", check.command)}
     assert all((PROJECT / name).is_file() for name in tests)
     checks = [score.Check(section, "it runs", "true") for section in score.SECTIONS]
     failing, lacking = score.Check("data", "it fails", "false"), score.Check("data", "no", because="of nothing")
