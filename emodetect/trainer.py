@@ -221,7 +221,8 @@ class Trainer(DetectionTrainer):
 
     def resume_training(self, ckpt: None) -> None:
         "Go on where the run stands, if it has begun."
-        state, model = self.run.state, unwrap_model(self.model)
+        state = self.run.state
+        model: Any = unwrap_model(self.model)  # PyTorch's types take every attribute of a module for a tensor
         if not state:
             return
         model.load_state_dict(state["model"])
