@@ -70,6 +70,10 @@ $(WEB): package-lock.json .npmrc
 	@cp node_modules/onnxruntime-web/dist/{ort.wasm.bundle.min.mjs,ort-wasm-simd-threaded.wasm} $(@D)
 	@touch $@
 
+.PHONY: try-web
+try-web:
+	@test -e $(WEB) || ! command -v npm > /dev/null || $(MAKE) --no-print-directory web || echo "npm could not fetch the page's engine; the tests that need it say that they are skipped"
+
 .PHONY: examples
 examples: setup ## draw the page's example pictures
 	@$(ENVIRONMENT) python tools/examples.py
@@ -80,7 +84,7 @@ screenshots: pipeline $(WEB_IF_NPM) ## show the page in Chromium, as pictures in
 	@echo "reports/page/*.png: the page"
 
 .PHONY: test
-test: setup $(WEB_IF_NPM) ## run the whole test suite and print the coverage
+test: setup try-web ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
