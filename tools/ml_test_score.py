@@ -53,7 +53,7 @@ CHECKS = (
     Check("infrastructure", "the ML pipeline is integration tested", "pytest -q tests/test_pipeline.py -k 'leaves_its_outputs or second_repro'"),
     Check("infrastructure", "model quality is validated before serving", "pytest -q tests/test_registry.py -k gates_are_read"),
     Check("infrastructure", "the model can be debugged on one example", _notebook("28_explanations")),
-    Check("infrastructure", "models are tested in a canary process before serving", because="a candidate is compared on kept pictures, not on live traffic"),
+    Check("infrastructure", "models are tested in a canary process before serving", "pytest -q tests/test_service.py -k 'canary or exchanged'"),
     Check("infrastructure", "serving models can be rolled back", "pytest -q tests/test_registry.py -k roll_back"),
     Check("monitoring", "dependency changes result in notification", "pytest -q tests/test_workflows.py -k schema"),
     Check("monitoring", "data invariants hold for training and serving inputs", because="before training emodetect check asks; serving refuses damaged pictures only"),
