@@ -1,6 +1,8 @@
 """`emodetect` as a user types it."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import Copy
+from emodetect.cli import EXAMPLES, parser
+from emodetect.sample import write_sample
 
 PROJECT = Path(__file__).parent.parent
 FORBIDDEN = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "yaml", "scipy", "sklearn", "cleanlab", "pyarrow")
@@ -38,6 +42,51 @@ def test_version_and_help() -> None:
     assert subprocess.run([console, "--version"], capture_output=True, text=True).stdout == f"emodetect {package.__version__}\n"
     helped = subprocess.run([console, "predict", "--help"], capture_output=True, text=True)
     assert helped.returncode == 0 and "--json" in helped.stdout and "--save" in helped.stdout
+
+
+def test_every_command_has_an_example_that_is_right() -> None:
+    commands = parser()._subparsers._group_actions[0].choices
+    assert set(commands) == set(EXAMPLES)
+    for name, example in EXAMPLES.items():
+        words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"'))
+        assert words[:2] == ["emodetect", name] and parser().parse_args(words[1:]).run
+        assert f"example: {example}" in commands[name].format_help()
+
+
+COMPLETED = {"emodetect pro": "provenance", "emodetect registry roll": "rollback", "emodetect predict --sa": "--save", "emodetect check some-fo": "some-folder"}
+
+
+@pytest.mark.parametrize(("words", "offered"), COMPLETED.items())
+def test_bash_completes_commands_options_and_files(words: str, offered: str, tmp_path: Path) -> None:
+    (tmp_path / "some-folder").mkdir()
+    script = emodetect("completion", "bash", cwd=tmp_path).stdout
+    typed = words.split()
+    ask = f"COMP_WORDS=({' '.join(typed)}); COMP_CWORD={len(typed) - 1}; $(complete -p emodetect | grep -oP '(?<=-F )\\S+') emodetect; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "--norc", "-c", f"{script}\n{ask}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [offered], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals on Windows")
+@pytest.mark.parametrize(("plain", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_verdicts_have_a_colour_on_a_terminal_alone(plain: dict[str, str], coloured: bool, tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | plain
+    subprocess.run([sys.executable, "-c", WITHOUT, "doctor"], cwd=tmp_path, stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert ("\033[32mok\033[0m" in shown) == coloured and "to use" in shown
+    assert "\033" not in emodetect("doctor", cwd=tmp_path).stdout
+
+
+def test_quiet_leaves_the_progress_out(tmp_path: Path) -> None:
+    write_sample(tmp_path / "faces", {"train": 12, "valid": 2, "test": 2})
+    console = Path(sys.executable).with_name("emodetect")
+    told, quiet = (subprocess.run([console, "check", "faces", *options], cwd=tmp_path, capture_output=True, text=True) for options in ([], ["--quiet"]))
+    assert "pictures looked at: 16 of 16" in told.stderr and quiet.stderr == ""
+    assert told.stdout == quiet.stdout and told.returncode == quiet.returncode
 
 
 def test_doctor_needs_the_base_install_alone(tmp_path: Path) -> None:
