@@ -210,6 +210,14 @@ comment: ## put the comparison under the pull request PULL_REQUEST
 dist: setup $(WEB_IF_NPM) ## build the package into dist
 	@$(ENVIRONMENT) uv build --quiet --no-build-isolation --out-dir dist
 
+.PHONY: images
+images: pipeline $(WEB_IF_NPM) ## build the images of the service and of the pipeline, and ask the service for its health (docker)
+	@docker build --file dockerfiles/train.Dockerfile --tag emodetect-train .
+	@docker build --file dockerfiles/api.Dockerfile --build-arg MODEL_SHA256="$$(sha256sum models/emodetect.onnx | cut -d ' ' -f 1)" --tag emodetect .
+	@docker run --rm --read-only emodetect --version
+	@container=$$(docker run --detach --read-only --publish 127.0.0.1::8000 emodetect); trap "docker rm --force $$container > /dev/null" EXIT; \
+	curl --silent --fail --retry 20 --retry-connrefused --retry-all-errors --retry-delay 1 "http://$$(docker port $$container 8000)/readyz"
+
 .PHONY: sbom
 sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
 	@mkdir -p dist
