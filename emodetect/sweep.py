@@ -349,6 +349,8 @@ def edited(
 ) -> dict[str, Any]:  # dotted name (+ before it: configs/ lack it) → value
     "The values of params.yaml that configs/ do not compose. `dvc exp run` composes anew and forgets them, unless they are given to it."
     project = Path(project).resolve()
+    if not (project / "configs" / "config.yaml").is_file():
+        return {}  # nothing is composed: `dvc exp run` leaves params.yaml as it is
     with initialize_config_dir(str(project / "configs"), version_base=None):
         composed = flatten(OmegaConf.to_container(compose("config"), resolve=True))
     given = flatten(yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8")))
