@@ -97,6 +97,8 @@ class Job:
     served: Served
     until: float  # monotonic seconds; afterwards nobody needs the answer
     answer: "Future[Result]" = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)  # seconds
+    measured: float | None = None  # of the decoded picture, if the engine is told to measure
 
 class Engine:
     "Answers pictures with threads of its own, out of a queue that holds no more than it is told to."
@@ -112,9 +114,10 @@ class Engine:
         seconds: float = 5.0,  # that a picture may wait
         max_pixels: int = 16_000_000,  # of a larger picture nothing is decoded
         report: Callable[[Sequence[Job]], None] = lambda jobs: None,  # called by the thread with each batch that was answered
+        measure: Callable[[np.ndarray], float] | None = None,  # what to note of each picture
     ) -> None:
         self.models, self.share = (served, canary), share if canary else 0.0
-        self.batch, self.limit, self.seconds, self.max_pixels, self.report = batch, waiting, seconds, max_pixels, report
+        self.batch, self.limit, self.seconds, self.max_pixels, self.report, self.measure = batch, waiting, seconds, max_pixels, report, measure
         self.jobs: deque[Job] = deque()
         self.ready, self.closed, self.pace, self.random = threading.Condition(), False, 0.01, random.Random()
         cv2.setNumThreads(1)  # the threads below share the cores already
@@ -192,6 +195,7 @@ class Engine:
                 job.answer.set_exception(error)
             return
         for (job, picture), faces in zip(pictures, answers, strict=True):
+            job.measured = self.measure(picture) if self.measure else None
             job.answer.set_result(Result(job.name, picture.shape[1], picture.shape[0], faces))
 
     def _decoded(self, job: Job) -> np.ndarray | None:

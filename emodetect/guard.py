@@ -31,6 +31,7 @@ from starlette.responses import Response
 from .core import DataError
 from .engine import Engine, Job
 from .settings import Settings
+from .watch import Drift
 
 # %% ../nbs/52_guard.ipynb #neb667372
 def problem(
@@ -113,6 +114,8 @@ class Metrics:
         self.held = Gauge("emodetect_held_bytes", "Bodies that are being received or answered", registry=self.registry)
         self.models = Gauge("emodetect_model", "The share of calls that a model answers", ["role", "sha256", "version"], registry=self.registry)
         self.swaps = Counter("emodetect_model_swaps", "Exchanges of the model while at work", ["outcome"], registry=self.registry)
+        self.drift = Gauge("emodetect_drift_index", "Population stability index of the last pictures against the reference", ["quantity"], registry=self.registry)
+        self.drift_limit = Gauge("emodetect_drift_index_limit", "Beyond it the quantity has moved", ["quantity"], registry=self.registry)
 
     def answered(self, jobs: Sequence[Job]) -> None:
         "Count what a thread of the engine has done."
@@ -131,6 +134,14 @@ class Metrics:
         for role, served, share in zip(("production", "canary"), engine.models, (1 - engine.share, engine.share), strict=True):
             if served:
                 self.models.labels(role, served.sha256[:12], served.version or "").set(share)
+
+    def moved(self, found: Sequence[Drift]) -> None:
+        "Tell how far the last pictures are from the reference."
+        for gauge in (self.drift, self.drift_limit):
+            gauge.clear()
+        for one in found:
+            self.drift.labels(one.quantity).set(one.index)
+            self.drift_limit.labels(one.quantity).set(one.limit)
 
 # %% ../nbs/52_guard.ipynb #neb113173
 Scope = MutableMapping[str, Any]

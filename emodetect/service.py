@@ -27,12 +27,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import emodetect
-from .core import EmodetectError
+from .core import EmodetectError, ParameterError
 from .detector import SETTINGS
-from .engine import Engine, Overloaded, Served, load_models
+from .engine import Engine, Job, Overloaded, Served, load_models
 from .guard import LOG, Bodies, Guard, Metrics, pictures_of, problem, tell_http, tell_overload, tell_validation
 from .labels import EMOTIONS
 from .settings import Settings
+from .watch import Watcher, brightness, read_reference
 
 # %% ../nbs/53_service.ipynb #nb41403fd
 class Face(BaseModel):
@@ -148,9 +149,16 @@ def make_app(
     keys: Sequence[bytes] = (),  # each opens /v1; none: it is open to everybody
     models: tuple[Served, Served | None] | None = None,  # the model and the canary; None loads them
 ) -> FastAPI:
-    "The service as an ASGI application; `ModelError` if its model cannot answer."
+    "The service as an ASGI application; `ModelError` if its model cannot answer, `EmodetectError` if it cannot be watched as the settings say."
     metrics, bodies = Metrics(), Bodies(settings)
-    engine = Engine(*(models or load_models(settings)), settings.canary_share, settings.threads, settings.batch, settings.queue, settings.wait_seconds, settings.pixels, metrics.answered)
+    served, canary = models or load_models(settings)
+    watcher = _watcher(settings, [one.sha256 for one in (served, canary) if one])
+
+    def report(jobs: Sequence[Job]) -> None:
+        metrics.answered(jobs)
+        watcher.answered(jobs)
+
+    engine = Engine(served, canary, settings.canary_share, settings.threads, settings.batch, settings.queue, settings.wait_seconds, settings.pixels, report, brightness if watcher.at_work else None)
     metrics.in_use(engine)
     metrics.waiting.set_function(lambda: len(engine.jobs))
     metrics.held.set_function(lambda: bodies.held)
@@ -177,7 +185,7 @@ def make_app(
     app.state.engine, app.state.metrics = engine, metrics
     _add_predict(app, engine, bodies, settings)
     _add_model(app, engine, settings)
-    _add_health(app, engine, metrics)
+    _add_health(app, engine, metrics, watcher)
     app.add_middleware(Guard, settings=settings, keys=tuple(keys), metrics=metrics)
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[, ]+", settings.origins.strip()), allow_methods=["GET", "POST"], allow_headers=["Authorization", "X-API-Key", "Content-Type"], max_age=600)
@@ -186,6 +194,13 @@ def make_app(
         app.router.default = StaticFiles(directory=page, html=True)  # asked last, so that a wrong method is still told from a wrong address
     _complete_document(app, bool(keys))
     return app
+
+def _watcher(settings: Settings, models: Sequence[str]) -> Watcher:
+    "What keeps the outcomes; `ParameterError` if the reference is of a model that is not at work."
+    reference = read_reference(settings.reference) if settings.reference else None
+    if reference and reference.model not in models:
+        raise ParameterError(f"{settings.reference}: is of the model {reference.model[:12]}, but {' and '.join(one[:12] for one in models)} is at work; make another with `emodetect watch reference`.")
+    return Watcher(settings.outcomes, reference)
 
 def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Settings) -> None:
     "The address that answers pictures."
@@ -232,7 +247,7 @@ def _add_model(app: FastAPI, engine: Engine, settings: Settings) -> None:
                 return Response(status_code=304, headers=headers)
             return Response(served.content, headers=headers, media_type="application/octet-stream")
 
-def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, engine: Engine, metrics: Metrics, watcher: Watcher) -> None:
     "The addresses for those who run the service."
     @app.get("/healthz", summary="Whether the process is alive", responses=told(503))
     async def healthz() -> dict[str, str]:
@@ -250,6 +265,8 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def figures() -> Response:
         "Without anything about a picture or a client."
+        if watcher.reference:
+            metrics.moved(await asyncio.to_thread(watcher.drift))
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 def _complete_document(app: FastAPI, keys: bool) -> None:

@@ -12,15 +12,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import promql_parser
 import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from emodetect.engine import load_models
+from emodetect.engine import load_model, load_models
+from emodetect.sample import draw_portrait
 from emodetect.service import make_app
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
+from emodetect.watch import make_reference, outcome, write_reference
 from tests.attack import Service, picture
 
 PROJECT = Path(__file__).parent.parent
@@ -177,7 +180,9 @@ def expressions() -> list[str]:
 
 
 def test_alerts_and_dashboard_ask_for_figures_that_exist(tmp_path: Path) -> None:
-    with Service(tmp_path) as service:
+    model = load_model(write_stand_in(tmp_path / "model.onnx"))
+    write_reference(make_reference([outcome(model.detector([draw_portrait(np.random.default_rng(0), 4)[0]])[0], 120, model.sha256)]), tmp_path / "reference.json")
+    with Service(tmp_path, reference=tmp_path / "reference.json") as service:
         for _ in range(2):
             service.send(picture())
         service.send(b"")
