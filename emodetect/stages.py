@@ -10,6 +10,7 @@ __all__ = ['PROJECT_VARIABLE', 'PIPELINE_ROOT', 'KINDS', 'COMMANDS', 'DISK_ERROR
 import argparse
 import ast
 import json
+import logging
 import os
 import shutil
 import sys
@@ -100,6 +101,7 @@ def workspace(
 ) -> Workspace:
     "The places of a stage, its inputs being there; `DataError` if the pipeline lacks one."
     check_own_package()
+    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # a kernel that is told to end may find its sockets closed, and would print a traceback
     places = Workspace(Path(root))
     if root == PIPELINE_ROOT:
         for need in needs:
