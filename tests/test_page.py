@@ -269,7 +269,7 @@ def test_pixels_are_resized_as_opencv_does(ready: Visit) -> None:
 def test_notice_comes_before_the_first_picture(visit: Visit, model: Path) -> None:
     visit.open()
     notice = visit.page.inner_text("#notice")
-    assert all(word in notice for word in ("apparent expression", "at work or in education", "5(1)(f)", "Nothing: no picture", "stays on this device"))
+    assert all(word in notice for word in ("apparent expression", "at work or in education", "5(1)(f)", "No picture, no name", "stays on this device"))
     assert visit.page.get_attribute("#notice .source", "href") == "https://example.org/source"
     assert not visit.page.locator("#files").is_visible() and not visit.page.locator("#camera").is_visible()
     visit.page.click("#notice .card-link")
