@@ -344,18 +344,17 @@ def _by_threads(detector: Detector, todo: Sequence[tuple[Part, str]], workers: i
 
 def _by_cluster(client: "Client", todo: Sequence[tuple[Part, str]], *opened: Any) -> Iterator[int]:
     "Do parts on a cluster; the files of each finished one. `EmodetectError` if the cluster is gone or workers don't survive a part."
-    from distributed import CancelledError, KilledWorker, as_completed
+    from distributed import KilledWorker, as_completed
+
+    from emodetect.cluster import cluster_at_work
     futures = [client.submit(_on_worker, part, target, str(Path.cwd()), *opened, pure=False) for part, target in todo]
     try:
-        for future in as_completed(futures):
-            yield future.result()
-            future.release()
+        with cluster_at_work("the scoring"):
+            for future in as_completed(futures):
+                yield future.result()
+                future.release()
     except KilledWorker as error:
         raise EmodetectError("several workers in turn were lost over the same pictures, perhaps for want of memory; give the same command again with fewer workers.") from error
-    except (CancelledError, OSError) as error:
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):  # of the disk
-            raise
-        raise EmodetectError("the cluster is gone; give the same command again when it is back, and the scoring goes on.") from error
     finally:
         with suppress(Exception):  # the cluster itself may be gone
             client.cancel(futures)

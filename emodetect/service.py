@@ -11,8 +11,9 @@ import asyncio
 import json
 import re
 import signal
+import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def make_app(
             tasks.add(task := asyncio.get_running_loop().create_task(exchange(engine, settings, metrics)))
             task.add_done_callback(tasks.discard)
 
-        with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # Windows has no such signal, and only the main thread gets any
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # Windows has no such signal, and another thread gets none
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, start_exchange)
         yield
         await asyncio.to_thread(engine.close)

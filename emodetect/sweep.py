@@ -41,6 +41,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .core import DataError, EmodetectError, ModelError, ParameterError, end_with_parent, flatten, sha256_file
+from .cluster import cluster_at_work
 from .experiments import CURVES, Experiment
 from .manifest import MANIFEST
 from .training import OPTIMIZERS, PRECISIONS, Epoch, Hyperparameters, train
@@ -436,7 +437,7 @@ def _on_worker(fixed: Fixed, chosen: dict[str, Any], number: int, topic: str) ->
 
 def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fixed: Fixed, on_trial: Callable[[FrozenTrial], None]) -> None:
     "Keep every thread of a cluster busy with a trial until none is waiting; `EmodetectError` if the cluster is gone."
-    from distributed import CancelledError, Future, Queue
+    from distributed import Future, Queue
     topic, inbox = f"emodetect-{uuid.uuid4().hex}", SimpleQueue()
     running: dict[str, tuple[Future, Trial]] = {}
 
@@ -448,19 +449,16 @@ def _run_on(client: "Client", study: optuna.Study, waiting: Iterator[Trial], fix
 
     client.subscribe_topic(topic, lambda event: inbox.put(event[1]))
     try:
-        start()
-        while running:
-            arrived = inbox.get()
-            if isinstance(arrived, dict):
-                Queue(arrived["answers"], client=client).put(_promising(study, arrived["number"], arrived["curve"]))
-            else:
-                future, trial = running.pop(arrived.key)
-                on_trial(_finish(study, trial, _result(future)))
-                start()
-    except (CancelledError, OSError) as error:
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):  # of the disk
-            raise
-        raise EmodetectError("the cluster is gone; give the same command again when it is back, and the sweep goes on.") from error
+        with cluster_at_work("the sweep"):
+            start()
+            while running:
+                arrived = inbox.get()
+                if isinstance(arrived, dict):
+                    Queue(arrived["answers"], client=client).put(_promising(study, arrived["number"], arrived["curve"]))
+                else:
+                    future, trial = running.pop(arrived.key)
+                    on_trial(_finish(study, trial, _result(future)))
+                    start()
     finally:
         with suppress(Exception):  # the cluster itself may be gone
             client.cancel([future for future, _ in running.values()])
