@@ -21,6 +21,24 @@ SMALL = {
 }
 
 
+PIPELINE_ONLY = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "scipy", "sklearn", "cleanlab", "pyarrow")
+
+
+def command_line_without(*packages: str, before: str = "") -> str:
+    """A program that is the command line in an install that lacks the packages of the pipeline and these; `before` runs first."""
+    return f"""
+import sys
+{before}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {(*PIPELINE_ONLY, *packages)!r}:
+            raise ImportError(name + " was imported")
+sys.meta_path.insert(0, Refuse())
+from emodetect.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Number the cells of clean notebooks: nbdev_clean removes the counts, and nbval takes a cell without one for a cell that was never run.
 

@@ -26,21 +26,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from conftest import command_line_without
 from emodetect.sample import draw_portrait
 from emodetect.stand_in import write_stand_in
 
-PIPELINE = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "scipy", "sklearn", "cleanlab", "pyarrow", "onnx", "psutil")
-COMMAND = f"""
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever is written to a file fails
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {PIPELINE!r}:
-            raise ImportError(name + " was imported")
-sys.meta_path.insert(0, Refuse())
-from emodetect.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+COMMAND = command_line_without("onnx", "psutil", before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever is written to a file fails")
 
 
 class Service:

@@ -12,22 +12,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from conftest import Copy
+from conftest import Copy, command_line_without
 from emodetect.cli import EXAMPLES, parser
 from emodetect.sample import write_sample
 
 PROJECT = Path(__file__).parent.parent
-FORBIDDEN = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "yaml", "scipy", "sklearn", "cleanlab", "pyarrow")
-WITHOUT = f"""
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {FORBIDDEN!r}:
-            raise ImportError(name + " was imported")
-sys.meta_path.insert(0, Refuse())
-from emodetect.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+WITHOUT = command_line_without("yaml")
 
 
 def emodetect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
