@@ -67,15 +67,12 @@ def ultralytics_ways(task: dict[str, Any], pictures: Sequence[np.ndarray]) -> di
 
 def detector_ways(task: dict[str, Any], pictures: Sequence[np.ndarray]) -> dict[str, Callable[[int], object]]:
     """The detector in two modes, and the engine alone on what the first of them hands to it."""
-    from emodetect.detector import load_detector
+    from emodetect.detector import letterbox, load_detector, to_tensor
 
     detectors = {mode: load_detector(task["model"], threads=task["threads"], mode=mode) for mode in ("frame", "faces")}
-    ready: dict[int, np.ndarray] = {}
-    network = detectors["frame"].network
-    for batch in BATCHES:
-        detectors["frame"].network = lambda tensor, batch=batch: network(ready.setdefault(batch, tensor.copy()))
-        detectors["frame"](pictures[:batch])
-    detectors["frame"].network = network
+    detector = detectors["frame"]
+    network, size = detector.network, detector.image_size
+    ready = {batch: to_tensor([letterbox(picture, size)[0] for picture in pictures[:batch]]) for batch in BATCHES}
     ways = {mode: lambda batch, detector=detector: detector(pictures[:batch]) for mode, detector in detectors.items()}
     return ways | {"bare": lambda batch: network(ready[batch])}
 

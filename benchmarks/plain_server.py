@@ -25,5 +25,5 @@ def readyz() -> dict[str, str]:
 @app.post("/v1/predict")
 def predict(files: Annotated[list[UploadFile], "pictures"]) -> list[dict]:
     """The boxes of each picture; in a thread, as FastAPI does with a plain function."""
-    answers = model.predict([Image.open(file.file).convert("RGB") for file in files], imgsz=described["image_size"], verbose=False)
+    answers = model.predict([Image.open(file.file).convert("RGB") for file in files], imgsz=int(os.environ["IMAGE_SIZE"]), verbose=False)
     return [{"boxes": answer.boxes.xyxy.tolist(), "scores": answer.boxes.conf.tolist(), "classes": answer.boxes.cls.tolist()} for answer in answers]

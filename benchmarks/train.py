@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from emodetect.stages import spin_count
+
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "train.json"
 PRECISIONS = ("fp32", "bf16")
@@ -120,7 +122,7 @@ def bare_here(task: dict[str, Any]) -> dict[str, float]:
     fix_randomness(0, task["threads"])
     model, size, batch = build_model("yolo11n").to(memory_format=torch.channels_last).train(), task["image_size"], task["batch"]
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     faces = {"batch_idx": torch.arange(batch), "cls": torch.zeros(batch, 1), "bboxes": torch.tensor([0.5, 0.5, 0.6, 0.6]).repeat(batch, 1)}
     content = faces | {"img": torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)}
 
@@ -172,7 +174,7 @@ def run(what: str, **task: Any) -> tuple[dict[str, Any], float]:
     """Do one of `HERE` in a process of its own; its answer and its seconds."""
     started = time.monotonic()
     with tempfile.NamedTemporaryFile("r") as answer:
-        environment = os.environ | {"GOMP_SPINCOUNT": "1000"}  # as the stage sets it
+        environment = {"GOMP_SPINCOUNT": spin_count()} | os.environ  # as the stage does
         done = subprocess.run([sys.executable, __file__, "--here", what, json.dumps(task), answer.name], env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"bench-train: {what} failed:\n{done.stdout}{done.stderr}")

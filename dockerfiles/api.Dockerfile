@@ -24,13 +24,14 @@ LABEL org.opencontainers.image.title="emodetect" \
       org.opencontainers.image.licenses="AGPL-3.0-or-later" \
       org.opencontainers.image.source="https://github.com/emodetect/emodetect"
 COPY --from=build /app /app
-COPY models/emodetect.onnx /models/emodetect.onnx
+COPY models/emodetect.onnx reports/model_card.md /models/
 ARG MODEL_SHA256=""
 ENV PATH="/app/bin:$PATH" \
     PYTHONDONTWRITEBYTECODE="1" \
     EMODETECT_HOST="0.0.0.0" \
     EMODETECT_PORT="8000" \
     EMODETECT_MODEL="/models/emodetect.onnx" \
+    EMODETECT_CARD="/models/model_card.md" \
     EMODETECT_MODEL_SHA256="$MODEL_SHA256" \
     EMODETECT_LOG="json"
 USER 10001:10001

@@ -13,13 +13,16 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'PNG_CHUNKS', 'STRAY_MARKE
 import base64
 import io
 import json
+import math
 import os
 import re
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core import DataError, EmodetectError, ModelError, ParameterError
+from .core import DataError, EmodetectError, ModelError, ParameterError, cores
 from .labels import EMOTIONS, Face, intersection_over_union
 
 # %% ../nbs/15_detector.ipynb #15-detector-04
@@ -266,7 +269,9 @@ class Detector:
         share: float = 0.8,  # side of a face over the side of its cut-out, 0 to 1
         temperature: float = 1.0,  # of the probabilities, above 0; see `to_probabilities`
         reject: float = 0.0,  # an emotion less likely than this is uncertain, 0 to 1
-        batch: int = 32,  # squares that go through the network at once
+        batch: int = 32,  # squares that go through a network at once
+        workers: int = 1,  # threads that share the pictures of a call
+        single: Callable[[], Network] | None = None,  # opens the network that each of them runs, which calculates with one thread; None: they run `network`
     ) -> None:
         for name, value in (("confidence", confidence), ("iou", iou), ("share", share), ("reject", reject)):
             if not 0 <= value <= 1:
@@ -277,27 +282,33 @@ class Detector:
             raise ParameterError("temperature and share must be above 0.")
         self.network, self.image_size, self.confidence, self.iou, self.mode, self.find = network, image_size, confidence, iou, mode, find
         self.share, self.temperature, self.reject, self.batch = share, temperature, reject, batch
+        self.workers, self.single, self.pool = workers, cache(single or (lambda: network)), ThreadPoolExecutor(workers, "detector")
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces of each picture (RGB, uint8, height × width × 3), the surest first; safe to call from several threads."
-        if not pictures:
-            return []
-        faces = self._named(pictures) if self.mode != "frame" else [[] for _ in pictures]
-        whole = self._framed(pictures) if self.mode != "faces" else [[] for _ in pictures]
+        if self.workers == 1 or len(pictures) < 2 * self.workers:
+            return self._look(self.network, pictures) if pictures else []
+        look, size = partial(self._look, self.single()), math.ceil(len(pictures) / self.workers)
+        return [faces for part in self.pool.map(look, [pictures[start:start + size] for start in range(0, len(pictures), size)]) for faces in part]
+
+    def _look(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
+        "The faces of each picture, the surest first."
+        faces = self._named(network, pictures) if self.mode != "frame" else [[] for _ in pictures]
+        whole = self._framed(network, pictures) if self.mode != "faces" else [[] for _ in pictures]
         return [sorted([*one, *(face for face in other if not _overlaps(face, one, self.iou))], key=lambda face: -face.face) for one, other in zip(faces, whole, strict=True)]
 
-    def _run(self, squares: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    def _run(self, network: Network, squares: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
         "The network's output for some squares at a time, and the number of the first of them."
         for start in range(0, len(squares), self.batch):
-            yield start, self.network(to_tensor(squares[start:start + self.batch]))
+            yield start, network(to_tensor(squares[start:start + self.batch]))
 
-    def _framed(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
+    def _framed(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the network finds in the whole pictures."
         squares, placed = zip(*(letterbox(picture, self.image_size) for picture in pictures), strict=True)
         found: list[list[Detection]] = [[] for _ in pictures]
         sizes = np.array([picture.shape[1::-1] * 2 for picture in pictures])
         moved, scale = np.array([(place.left, place.top) * 2 for place in placed]), np.array([[place.scale] for place in placed])
-        for start, outputs in self._run(squares):
+        for start, outputs in self._run(network, squares):
             boxes, scores, which = decode_outputs(outputs, self.confidence, self.iou)
             which = which + start
             boxes = ((boxes - moved[which]) / scale[which]).clip(0, sizes[which])
@@ -305,12 +316,12 @@ class Detector:
                 found[picture].append(face)
         return found
 
-    def _named(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
+    def _named(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the finder finds, with what the network says of their cut-outs."
         found = [(place, score, face) for place, picture in enumerate(pictures) for score, face in self.find(picture)]
         cuts = [cut_out(pictures[place], face, self.share, self.image_size) for place, _, face in found]
         scores, boxes = [], []
-        outputs = (output for _, some in self._run([square for square, _ in cuts]) for output in some)
+        outputs = (output for _, some in self._run(network, [square for square, _ in cuts]) for output in some)
         for output, (_, scale), (place, _, face) in zip(outputs, cuts, found, strict=True):
             height, width = pictures[place].shape[:2]
             reach = np.array([face.width * width, face.height * height]) * scale / 2
@@ -370,8 +381,8 @@ def load_session(
     return session, description
 
 def run_openvino(
-    model: str | Path | bytes,  # an ONNX file that `load_session` takes, or what was read from it
-    threads: int = 0,  # 0 lets OpenVINO choose
+    model: bytes,  # an ONNX file that `load_session` takes
+    threads: int = 0,  # for each call; 0 lets OpenVINO choose
     precision: str = "fp32",  # of `PRECISIONS`; OpenVINO would choose bf16 unasked where the processor has it
 ) -> Network:
     "The network of a model, run by OpenVINO; safe to call from several threads. `EmodetectError` if OpenVINO is not installed."
@@ -382,8 +393,11 @@ def run_openvino(
     except ImportError as error:
         raise EmodetectError("the engine openvino needs OpenVINO, which this install lacks; install emodetect[openvino], or choose the engine onnxruntime.") from error
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    if threads:
+        streams = max(1, cores() // threads)  # so many threads of the caller are answered at once, each by threads of its own
+        options |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(io.BytesIO(model) if isinstance(model, bytes) else str(model)), "CPU", options | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+    compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", options)
     own = threading.local()
 
     def run(batch: np.ndarray) -> np.ndarray:
@@ -398,6 +412,8 @@ def make_detector(
     finder: bytes = b"",  # the face finder's file, for the modes `faces` and `both`
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the description's thresholds
     mode: str | None = None,  # of `MODES`; None takes the description's
+    workers: int = 1,  # threads that share the pictures of a call; and
+    single: Callable[[], Network] | None = None,  # as `Detector` takes them
 ) -> Detector:
     "The detector that a description tells of; `ModelError` if the finder is damaged, `ParameterError` for a value out of range."
     from emodetect.yunet import load_yunet
@@ -408,7 +424,7 @@ def make_detector(
     find = load_yunet(finder, score, description["smallest_face"]) if finder else None
     return Detector(
         network, description["image_size"], best, description["iou"], mode or description["mode"], find,
-        description["share"], description["temperature"], description["reject"],
+        description["share"], description["temperature"], description["reject"], workers=workers, single=single,
     )
 
 def load_detector(
@@ -429,19 +445,25 @@ def session_detector(
     confidence: float | None = None,  # faces less sure than this don't count, 0 to 1; None takes the description's thresholds
     mode: str | None = None,  # of `MODES`; None takes the description's
     engine: str | None = None,  # of `ENGINES`; None takes the description's
-    threads: int = 0,  # of OpenVINO; 0 lets it choose
+    threads: int = 0,  # of the engine; 0 lets it choose
 ) -> Detector:
     "The detector of an open model; `ModelError` if the face finder in it is damaged, `EmodetectError` if its engine is not installed."
     engine = engine or description.get("engine", ENGINES[0])
     if engine not in ENGINES:
         raise ParameterError(f"engine is '{engine}'; choose {' or '.join(ENGINES)}.")
-    name, finder = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, "")
+    content = model if isinstance(model, bytes) else Path(model).read_bytes()  # the file may be another one when a second network is opened
+    finder = base64.b64decode(session.get_modelmeta().custom_metadata_map.get(FINDER_KEY, ""))
     if engine == "openvino":
-        network = run_openvino(model, threads, description.get("precision", PRECISIONS[0]))
+        precision = description.get("precision", PRECISIONS[0])
+        network, single = run_openvino(content, threads, precision), lambda: run_openvino(content, 1, precision)
     else:
-        def network(batch: np.ndarray) -> np.ndarray:
-            return session.run(None, {name: batch})[0]
-    return make_detector(network, description, base64.b64decode(finder), confidence, mode)
+        network, single = _run_session(session), lambda: _run_session(load_session("the model", 1, content)[0])
+    return make_detector(network, description, finder, confidence, mode, threads or cores(), single)
+
+def _run_session(session: Any) -> Network:
+    "The network of an `onnxruntime.InferenceSession`."
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
 
 # %% ../nbs/15_detector.ipynb #15-detector-27
 COLOURS: tuple[tuple[int, int, int], ...] = (  # RGB, one for each emotion: Okabe and Ito's palette (2008) for colour-blind readers, sky blue and grey added

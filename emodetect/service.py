@@ -142,7 +142,7 @@ def describe(
     return name_of(served) | {
         "classes": known["names"], "image_size": known["image_size"], "settings": {name: known.get(name, default) for name, default in SETTINGS.items()},
         "provenance": known.get("provenance", []), "licence": known.get("licence", "AGPL-3.0-or-later"), "source": source, "notice": NOTICE,
-        "card": known.get("card"), "canary": name_of(canary) if canary else None,
+        "card": served.card, "canary": name_of(canary) if canary else None,
     }
 
 def make_app(

@@ -23,11 +23,12 @@ class Settings:
     model: str = "models/emodetect.onnx"  # a file, or a registered version such as emodetect@production
     model_sha256: str = ""  # what the model's SHA-256 must be; empty: anything
     model_download: bool = True  # whether /v1/model.onnx gives the model away, so that the page can run it in the browser
+    card: str = "reports/model_card.md"  # the model's card, told by /v1/model if it is of the model in use; empty: none
     canary: str = ""  # a second model, which answers a share of the calls; empty: none
     canary_sha256: str = ""  # what the canary's SHA-256 must be; empty: anything
     canary_share: float = 0.1  # of the calls, 0 to 1
     threads: int = 0  # pictures answered at once; 0: as many as there are cores
-    batch: int = 1  # pictures that a thread may take at once, of those that wait already
+    batch: int = 8  # pictures that a thread may take at once, of those that wait already
     queue: int = 64  # pictures that may wait; beyond it the answer is 503
     wait_seconds: float = 5.0  # that a picture may wait
     pictures: int = 16  # in one request, at most the queue

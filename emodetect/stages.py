@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROJECT_VARIABLE', 'PIPELINE_ROOT', 'KINDS', 'COMMANDS', 'DISK_ERRORS', 'check_own_package', 'Workspace', 'workspace',
-           'declared', 'chosen', 'checked', 'stage_parameters', 'canonical', 'run_stage', 'failure_text', 'main']
+           'declared', 'chosen', 'checked', 'stage_parameters', 'canonical', 'spin_count', 'run_stage', 'failure_text',
+           'main']
 
 # %% ../nbs/90_stages.ipynb #90-stages-02
 import argparse
@@ -279,6 +280,11 @@ def _joined(outputs: Sequence["NotebookNode"]) -> list["NotebookNode"]:
     return joined
 
 # %% ../nbs/90_stages.ipynb #90-stages-28
+def spin_count() -> str:
+    "How often a waiting thread of OpenMP looks for work before it sleeps: often where the cores are free, for to wake it takes longer; seldom where others work, whom it would keep from it."
+    import psutil
+    return "30000" if psutil.cpu_percent(0.2) < 25 else "1000"
+
 def run_stage(
     stage: str,  # a stage of dvc.yaml with a notebook of the same name
     project: Path = Path(),  # the folder with dvc.yaml; the current one
@@ -290,7 +296,7 @@ def run_stage(
     from papermill.exceptions import PapermillExecutionError
     project = project.resolve()
     os.environ |= {PROJECT_VARIABLE: str(project), "PYTHONPATH": os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # waiting threads soon sleep: on a busy machine training took less than half the time of OpenMP's long spin; the bits are the same
+    os.environ.setdefault("GOMP_SPINCOUNT", spin_count())
     check_own_package()
     parameters = stage_parameters(project, stage) | {"root": PIPELINE_ROOT}
     source, target = project / "nbs" / "stages" / f"{stage}.ipynb", project / "reports" / "notebooks" / f"{stage}.ipynb"

@@ -1,5 +1,6 @@
 """What deploys the service: images, compose file, cluster, alerts. Without an engine for containers, the image's own instructions run in a folder."""
 
+import hashlib
 import json
 import os
 import re
@@ -91,9 +92,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         elif name == "COPY" and not value.startswith("--from"):
             *sources, target = value.split()
             target = root / target.lstrip("/") if target.startswith("/") else place / target
+            if value.endswith("/"):
+                target.mkdir(parents=True, exist_ok=True)
             for source in sources:
                 if source == "models/emodetect.onnx":
-                    write_stand_in(target)
+                    write_stand_in(target / "emodetect.onnx")
+                elif source == "reports/model_card.md":
+                    (target / "model_card.md").write_text(f"# A card\n\n{hashlib.sha256((target / 'emodetect.onnx').read_bytes()).hexdigest()}\n")
                 elif (PROJECT / source).is_dir():
                     shutil.copytree(PROJECT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
@@ -124,6 +129,7 @@ def test_what_the_image_installs_serves(image: tuple[Path, dict[str, str], list[
         assert url, service.stderr.read()
         answer = urllib.request.urlopen(urllib.request.Request(f"{url}/v1/predict", picture(), {"Content-Type": "image/jpeg"}))
         assert json.load(answer)["pictures"][0]["faces"][0]["emotion"] == "happy"
+        assert json.load(urllib.request.urlopen(f"{url}/v1/model"))["card"].startswith("# A card")
         told = environment | {"EMODETECT_PORT": url.rpartition(":")[2]}
         assert run(*health, env=told, executable=str(root / "app" / "bin" / "python")).returncode == 0
         assert run(*health, env=told | {"EMODETECT_PORT": "1"}, executable=str(root / "app" / "bin" / "python")).returncode != 0
@@ -131,7 +137,7 @@ def test_what_the_image_installs_serves(image: tuple[Path, dict[str, str], list[
         service.terminate()
         assert service.wait(20) == 0
     logged = [json.loads(line) for line in service.stderr.read().splitlines()]
-    assert logged and {line["path"] for line in logged} == {"/v1/predict"}
+    assert logged and {line["path"] for line in logged} == {"/v1/predict", "/v1/model"}
 
 
 def test_the_serving_install_is_small(image: tuple[Path, dict[str, str], list[str], list[str]]) -> None:

@@ -449,6 +449,29 @@ def test_page_says_when_nobody_can_look(visit: Visit) -> None:
     assert "does not answer" in visit.status and visit.page.locator(".problem").count() == 1
 
 
+@pytest.mark.parametrize("engine", [pytest.param("browser", marks=in_browser), "server"])
+def test_a_service_with_keys_asks_for_one_and_keeps_it_in_memory(context: object, model: Path, tmp_path: Path, engine: str) -> None:
+    with Service(tmp_path, model=model, api_key="the-right-key") as service:
+        visit = Visit(context, f"{service.url}/")
+        if engine == "server":
+            visit.refuse("**/vendor/**")
+        visit.page.goto(visit.address)
+        field = visit.page.get_by_label(TEXTS["key"], exact=True)
+        field.fill("another-key")
+        visit.page.keyboard.press("Enter")
+        visit.page.get_by_text("does not take this key").wait_for()
+        assert visit.page.get_attribute("#engine", "data-engine") == "loading"
+        field.fill("the-right-key")
+        visit.page.keyboard.press("Enter")
+        visit.page.locator(f"#engine[data-engine={engine}]").wait_for()
+        visit.agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+        assert visit.status.startswith("mine.png: 1 face") and not field.count()
+        assert not any("the-right-key" in request.url for request in visit.sent)
+        assert visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        visit.page.close()
+        assert not visit.errors
+
+
 CHECK = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
 
 
@@ -467,6 +490,14 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, width: int, colo
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
 
     check("notice")
+    keyed = visit.page.context.new_page()
+    keyed.set_viewport_size({"width": width, "height": 800})
+    keyed.route("**/v1/model", lambda route: route.fulfill(status=401))
+    keyed.goto(visit.address)
+    keyed.get_by_label(TEXTS["key"], exact=True).wait_for()
+    keyed.evaluate(AXE.read_text())
+    assert not keyed.evaluate(CHECK)["violations"] and keyed.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    keyed.close()
     visit.agree().page.click("#about summary")
     check("empty")
     visit.show(upload("letter.png", b"no picture"), *[upload(f"{index}.png", encode(drawn(index))) for index in (SCENE, PORTRAIT, 0)])

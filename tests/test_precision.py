@@ -56,7 +56,7 @@ def test_a_choice_that_cannot_be_is_refused_before_anything_is_read(other: Copy)
 def test_without_openvino_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EmodetectError, match=r"install emodetect\[openvino\], or choose the engine onnxruntime"):
-        module.run_openvino("any.onnx")
+        module.run_openvino(b"any")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -1,4 +1,5 @@
 // The page: a notice, then pictures from files, the clipboard, an example or the camera. Nothing is stored.
+import { ask, useKey } from "./access.js";
 import { Camera } from "./camera.js";
 import { startEngine } from "./engine.js";
 import { Problem, percent, say, translate } from "./texts.js";
@@ -17,6 +18,35 @@ function tell(text, trouble = false) {
 
 await translate(document);
 
+// ---- Whether the service wants a key ----
+
+/** What the service tells of its model, once it takes the reader's key; {} if it doesn't answer. */
+async function admit() {
+  for (let refused = false; ; refused = true) {
+    const response = await ask("v1/model").catch(() => null);
+    if (response?.status !== 401) return response?.ok ? response.json() : {};
+    useKey(await askKey(refused));
+  }
+}
+
+const askKey = (refused) => new Promise((resolve) => {
+  const field = Object.assign(make("input"), { type: "password", id: "key", autocomplete: "off", required: true, maxLength: 200 });
+  field.setAttribute("aria-describedby", "key-text");
+  const label = Object.assign(make("label", "", say("key")), { htmlFor: "key" });
+  const text = Object.assign(make("p", "quiet", say(refused ? "key.refused" : "key.text", { host })), { id: "key-text" });
+  const form = make("form", "card key", make("p", "actions", label, field, make("button", "primary", say("key.use"))), text);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    form.remove();
+    document.querySelector("#about a[href='v1/model']").hidden = true; // a link sends no key
+    resolve(field.value.trim());
+  };
+  $("main").prepend(form);
+  field.focus();
+});
+
+const admitted = admit();
+
 // ---- Who looks at the pictures ----
 
 let server = false; // whether the reader knows that pictures go to the server
@@ -33,6 +63,7 @@ const progress = (share) => showEngine("loading", { share: share ? ` (${percent(
 
 async function start() {
   progress(0);
+  await admitted;
   try {
     const engine = await startEngine(progress);
     showEngine(engine.kind, engine.reason && { reason: say(`reason.${engine.reason}`) });
@@ -49,12 +80,12 @@ engine.catch(() => {}); // told when a picture needs it
 /** The engine, once it is there. Before the first picture leaves the device the reader is asked, if the notice could not yet say so. */
 async function ready() {
   const one = await engine.catch(() => (engine = start()));
-  if (one.kind === "server" && !server) await (asked ??= ask());
+  if (one.kind === "server" && !server) await (asked ??= consent());
   return one;
 }
 
 let asked = null;
-const ask = () => new Promise((resolve) => {
+const consent = () => new Promise((resolve) => {
   const send = Object.assign(make("button", "primary", say("consent.send", { host })), { type: "button" });
   const box = make("div", "card consent", make("p", "", say("consent", { host })), make("p", "actions", send));
   send.onclick = () => {
@@ -168,7 +199,7 @@ window.addEventListener("pagehide", () => camera.stop());
 
 // ---- The model's card ----
 
-const card = $("about"), model = await fetch("v1/model").then((response) => (response.ok ? response.json() : {}), () => ({}));
+const card = $("about"), model = await admitted;
 if (model.source) document.querySelectorAll(".source").forEach((link) => { link.href = model.source; });
 const facts = {
   name: [model.name, model.version].filter(Boolean).join(" "),

@@ -1,4 +1,5 @@
 // Who looks at the pictures: this browser if it can, else the server. Both answer {width, height, faces} as POST /v1/predict does.
+import { ask, keyInUse } from "./access.js";
 import { Problem } from "./texts.js";
 
 const MOST = 50_000_000; // pixels; a larger picture is refused, as the Python detector does
@@ -41,6 +42,7 @@ class BrowserEngine {
           reject(new Error(data.failed));
         } else engine.answer(data);
       };
+      worker.postMessage({ key: keyInUse() });
     });
   }
 
@@ -83,7 +85,7 @@ class ServerEngine {
     const form = new FormData();
     form.append("files", file, file.name || "picture");
     const options = { method: "POST", body: form, signal: AbortSignal.timeout(PATIENCE) };
-    const response = await fetch("v1/predict", options).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
+    const response = await ask("v1/predict", options).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
     const answer = await response.json().catch(() => ({}));
     if (response.ok) return ordered(answer.pictures[0]);
     const problem = answer.detail ? new Problem("problem.told", answer) : new Problem("problem.gone", { host: location.host });

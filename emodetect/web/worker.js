@@ -1,4 +1,5 @@
 // The browser's engine, off the page's thread: fetches ONNX Runtime and the model, then answers pictures.
+import { ask, useKey } from "./access.js";
 import { Detector } from "./detector.js";
 import { withoutAlpha } from "./pixels.js";
 
@@ -6,7 +7,7 @@ let detector, come = 0, all = 0; // bytes of what is fetched
 
 /** A file's bytes; the page hears how much of everything has come. */
 async function fetchBytes(address) {
-  const response = await fetch(address), parts = [];
+  const response = await ask(address), parts = [];
   if (!response.ok) throw new Error(`${address}: ${response.status}`);
   all += Number(response.headers.get("content-length"));
   for (const reader = response.body.getReader(); ;) {
@@ -48,7 +49,11 @@ function pixels(bitmap) {
   return withoutAlpha(context.getImageData(0, 0, width, height));
 }
 
-self.onmessage = async ({ data: { id, bitmap, smallest } }) => {
+self.onmessage = async ({ data: { id, bitmap, smallest, key } }) => {
+  if (key !== undefined) {
+    useKey(key);
+    return load();
+  }
   try {
     const picture = pixels(bitmap);
     postMessage({ id, result: { width: picture.width, height: picture.height, faces: await detector.detect(picture, smallest) } });
@@ -56,5 +61,3 @@ self.onmessage = async ({ data: { id, bitmap, smallest } }) => {
     postMessage({ id, detail: error.message });
   }
 };
-
-load();
