@@ -85,7 +85,7 @@ screenshots: pipeline $(WEB_IF_NPM) ## show the page in Chromium, as pictures in
 
 .PHONY: test
 test: setup try-web ## run the whole test suite and print the coverage
-	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report term-missing:skip-covered
+	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
 
 .PHONY: soak
 soak: setup ## kill the training at many random moments, let it go on, compare every bit (KILLS=… for more or fewer than 40)
@@ -160,6 +160,14 @@ bench-startup: pipeline ## time `emodetect predict` against the same through PyT
 .PHONY: bench-infer
 bench-infer: pipeline ## time the detector with each engine and precision against YOLO.predict and the bare engine (ROUNDS=… for fewer than 9)
 	@$(ENVIRONMENT) python benchmarks/infer.py
+
+.PHONY: bench-evaluate
+bench-evaluate: pipeline ## time the stages evaluate and report on 2,755 pictures, beside `yolo val` (PICTURES=… for fewer)
+	@$(ENVIRONMENT) python benchmarks/evaluate.py
+
+.PHONY: bench-energy
+bench-energy: pipeline ## estimate with CodeCarbon what energy the training takes, and an answer beside YOLO.predict's (COUNTRY=FRA for another than DEU)
+	@$(ENVIRONMENT) python benchmarks/energy.py
 
 .PHONY: bench-score
 bench-score: pipeline ## time and memory of batch scoring as the number of pictures grows (PICTURES=100,1000 for other numbers)

@@ -12,6 +12,7 @@ import yaml
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, as in a stage
 PROJECT = Path(__file__).parent
+LONGEST = ("guides/sweep.ipynb", "test_experiments.py", "test_interrupted.py", "test_provenance.py", "test_pipeline.py", "test_registry.py")
 SMALL = {
     "data": {"train": 24, "valid": 8, "test": 12},
     "model": {"weights": "none", "image_size": 64},
@@ -46,6 +47,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """
     if hasattr(item, "cell"):
         item.cell.execution_count = None if item.path.parent.name == "stages" else 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take minutes: begun last, one of them would keep a single core busy at the end."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if item.path.match(name)), len(LONGEST)))
 
 
 @pytest.hookimpl(trylast=True)

@@ -56,7 +56,7 @@ CHECKS = (
     Check("infrastructure", "models are tested in a canary process before serving", "pytest -q tests/test_service.py -k 'canary or exchanged'"),
     Check("infrastructure", "serving models can be rolled back", "pytest -q tests/test_registry.py -k roll_back"),
     Check("monitoring", "dependency changes result in notification", "pytest -q tests/test_workflows.py -k schema"),
-    Check("monitoring", "data invariants hold for training and serving inputs", because="before training emodetect check asks; serving refuses damaged pictures only"),
+    Check("monitoring", "data invariants hold for training and serving inputs", "emodetect check data/raw && pytest -q tests/test_watch.py -k alarm"),
     Check("monitoring", "training and serving features compute the same values", "pytest -q tests/test_parity.py"),
     Check("monitoring", "models are not too stale", because="no age is asked of the version in production"),
     Check("monitoring", "the model is numerically stable", "pytest -q tests/test_training.py -k no_number"),
