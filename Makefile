@@ -132,6 +132,7 @@ lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--up
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
 	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_fer.in --no-annotate --override <(echo "facenet-pytorch; sys_platform == 'none'") --output-file requirements_fer.txt
 
 .PHONY: verify-data
 verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
@@ -206,6 +207,14 @@ ml-test-score: pipeline ## run the 28 checks of the ML Test Score, and print the
 	@$(ENVIRONMENT) python tools/ml_test_score.py
 
 BASE ?= origin/main
+FER := $(VENV)-fer
+.PHONY: peer
+peer: pipeline ## ask the package `fer`, in an environment of its own (800 MB to fetch), about the faces that were found; the report compares
+	@test -x $(FER)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(FER)
+	@$(BIN)/uv pip sync --quiet --python $(FER)/bin/python --require-hashes requirements_fer.txt
+	@PYTHONPATH= $(FER)/bin/python tools/fer_answers.py
+	@$(ENVIRONMENT) dvc repro report
+
 .PHONY: compare
 compare: setup ## what this branch changes in parameters, data and figures, against BASE=origin/main
 	@$(ENVIRONMENT) python tools/compare.py $(BASE)
@@ -230,6 +239,10 @@ images: pipeline $(WEB_IF_NPM) ## build the images of the service and of the pip
 sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
 	@mkdir -p dist
 	@$(ENVIRONMENT) cyclonedx-py requirements requirements_serve.txt --output-reproducible --output-format JSON --output-file dist/emodetect.cdx.json
+
+.PHONY: audit
+audit: setup ## ask PyPI whether a locked package has a known hole
+	@for lock in requirements_serve.txt requirements_dev.txt requirements_uv.txt; do echo $$lock; $(ENVIRONMENT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock; done
 
 .PHONY: release
 release: ## publish dist as the release of the tag TAG
