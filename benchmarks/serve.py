@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import aiohttp
 import cv2
+import httptools
 import numpy as np
 import psutil
 from PIL import Image
@@ -99,50 +99,90 @@ def plain(size: int) -> tuple[list[str], dict[str, str]]:
     return command, {"PORT": port, "CHECKPOINT": str(CHECKPOINT), "IMAGE_SIZE": str(size)}
 
 
-async def ask(session: aiohttp.ClientSession, url: str, data: bytes) -> tuple[int, float]:
-    """Send one picture; the status and the seconds until the answer was there."""
-    body = b'--line\r\nContent-Disposition: form-data; name="files"; filename="face.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + data + b"\r\n--line--\r\n"
-    start = time.perf_counter()
-    async with session.post(f"{url}/v1/predict", data=body, headers={"Content-Type": "multipart/form-data; boundary=line"}) as answer:
-        await answer.read()
-        return answer.status, time.perf_counter() - start
+class Client(asyncio.Protocol):
+    """A kept connection that asks one thing after the other, with as little work as can be: what a client of the benchmark takes is taken from the server."""
+
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[int] | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport, self.parser = transport, httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        self.answered.set_result(self.parser.get_status_code())
+        if not self.parser.should_keep_alive():
+            self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self.answered and not self.answered.done():
+            self.answered.set_exception(error or ConnectionResetError("the server ended the connection"))
+
+    async def ask(self, url: str, request: bytes) -> tuple[int, float]:
+        """Send one picture; the status and the seconds until the answer was there."""
+        start = time.perf_counter()
+        if self.transport is None or self.transport.is_closing():
+            host, _, port = url.removeprefix("http://").partition(":")
+            await asyncio.get_running_loop().create_connection(lambda: self, host, int(port))
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self.answered, time.perf_counter() - start
+
+
+def request_of(picture: bytes) -> bytes:
+    """The request that sends a picture as a form."""
+    body = b'--line\r\nContent-Disposition: form-data; name="files"; filename="face.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + picture + b"\r\n--line--\r\n"
+    return b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=line\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 async def saturate(url: str, pictures: list[bytes], clients: int, seconds: float) -> dict[str, float]:
     """Clients that ask again as soon as they are answered: pictures a second, and the milliseconds that half and 99 % of them wait at most."""
     waits: list[float] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        async def client(number: int, end: float) -> None:
-            while time.perf_counter() < end:
-                number += 1
-                status, wait = await ask(session, url, pictures[number % len(pictures)])
-                assert status == 200, status
-                waits.append(wait)
+    requests, all_clients = [request_of(picture) for picture in pictures], [Client() for _ in range(clients)]
 
-        await asyncio.gather(*(client(number, time.perf_counter() + 1) for number in range(clients)))
-        waits.clear()
-        start = time.perf_counter()
-        await asyncio.gather(*(client(number, start + seconds) for number in range(clients)))
-        took = time.perf_counter() - start
+    async def go_on(number: int, end: float) -> None:
+        one = all_clients[number]
+        while time.perf_counter() < end:
+            number += 1
+            status, wait = await one.ask(url, requests[number % len(requests)])
+            assert status == 200, status
+            waits.append(wait)
+
+    await asyncio.gather(*(go_on(number, time.perf_counter() + 1) for number in range(clients)))
+    waits.clear()
+    start = time.perf_counter()
+    await asyncio.gather(*(go_on(number, start + seconds) for number in range(clients)))
+    took = time.perf_counter() - start
+    for one in all_clients:
+        one.transport.close()
     middle, high = np.percentile(waits, [50, 99]) * 1000
     return {"rate": round(len(waits) / took, 1), "p50_ms": round(float(middle), 2), "p99_ms": round(float(high), 2)}
 
 
 async def overload(url: str, pictures: list[bytes], rate: float, seconds: float) -> dict[str, object]:
     """Ask at a rate, answered or not; the statuses, and the milliseconds that 99 % of the accepted wait at most."""
-    waits, statuses = [], Counter()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=400)) as session:
-        async def one(number: int) -> None:
-            status, wait = await ask(session, url, pictures[number % len(pictures)])
-            statuses[status] += 1
-            if status == 200:
-                waits.append(wait)
+    waits, statuses, requests = [], Counter(), [request_of(picture) for picture in pictures]
+    free: asyncio.LifoQueue[Client] = asyncio.LifoQueue()
+    for _ in range(400):
+        free.put_nowait(Client())
 
-        start, tasks = time.perf_counter(), []
-        while (now := time.perf_counter() - start) < seconds:
-            tasks += [asyncio.create_task(one(number)) for number in range(len(tasks), int(now * rate))]
-            await asyncio.sleep(0.002)
-        await asyncio.gather(*tasks)
+    async def one(number: int) -> None:
+        client = await free.get()
+        status, wait = await client.ask(url, requests[number % len(requests)])
+        free.put_nowait(client)
+        statuses[status] += 1
+        if status == 200:
+            waits.append(wait)
+
+    start, tasks = time.perf_counter(), []
+    while (now := time.perf_counter() - start) < seconds:
+        tasks += [asyncio.create_task(one(number)) for number in range(len(tasks), int(now * rate))]
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks)
     return {"asked_a_second": round(len(tasks) / seconds, 1), "statuses": dict(sorted(statuses.items())), "p99_ms_of_accepted": round(float(np.percentile(waits, 99)) * 1000, 1)}
 
 
@@ -210,7 +250,7 @@ def main() -> None:
             measured["twice_the_capacity"] = asyncio.run(overload(url, pictures, 2 * servers["service"]["32 clients"]["rate"], 20 * SECONDS))
             measured["twice_the_capacity"] |= {"seconds": 20 * SECONDS, "memory_mb_before": round(before), "memory_mb_after": round(process.memory_info().rss / 1e6)}
         measured["install_mb"] = install_megabytes(Path(folder))
-    plains = {name: servers["plain, 96 px" if SMALL in name else "plain"] for name in servers}
+    plains = {name: servers["plain, 96 px" if "96 px" in name else "plain"] for name in servers}
     measured["ratios"] = {
         name: {
             "rate_to_plain_at_32": round(servers[name]["32 clients"]["rate"] / other["32 clients"]["rate"], 2),

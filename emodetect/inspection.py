@@ -140,11 +140,10 @@ class Inspection:
     height: int = 0  # pixels; 0 if it cannot be decoded
     sketch: np.ndarray | None = field(default=None, repr=False)  # of `emodetect.duplicates`; None if it cannot be decoded
     features: list[np.ndarray] = field(default_factory=list, repr=False)  # of each face, if asked for
+    label: str = field(init=False, repr=False, compare=False)  # the name of the label file, whether it exists or not
 
-    @property
-    def label(self) -> str:
-        "The name of the label file, whether it exists or not."
-        return label_name(self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", label_name(self.name))
 
 def label_name(
     name: str,  # of a picture, such as `train/images/a.jpg`
@@ -205,9 +204,10 @@ def file_faults(
     for place, _, files in os.walk(root):
         folder = Path(place).relative_to(root).as_posix()
         for file in files:
-            name, suffix = posixpath.normpath(f"{folder}/{file}"), posixpath.splitext(file)[1]
+            name = file if folder == "." else f"{folder}/{file}"
             if name in known:
                 continue
+            suffix = posixpath.splitext(file)[1]
             if suffix == ".txt" and folder in labelled:
                 faults.append(Fault("label_orphan", name))
             elif folder != "." or suffix.lower() in IMAGE_SUFFIXES:

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from .core import DataError, EmodetectError, ParameterError, Progress, cores, in_batches, sha256_file, written_whole
 from .detector import IMAGE_SUFFIXES, MAX_PIXELS, Detection, Detector, decode_picture, load_detector
 from .labels import EMOTIONS
+from .manifest import read_parquet
 from .results import VIDEO_SUFFIXES, Frame, film_frames, pictures_of
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def _merged(folder: Path, count: int, out: Path) -> Scored:
     pictures = faces = errors = 0
     with written_whole(out) as good, written_whole(out.with_suffix(".errors.parquet")) as bad, pq.ParquetWriter(good, RESULTS) as results, pq.ParquetWriter(bad, ERRORS) as failures:
         for number in range(count):
-            rows = pq.read_table(folder / f"{number:07}.parquet")
+            rows = read_parquet(folder / f"{number:07}.parquet")
             read = pc.is_null(rows["error"])
             answered, failed = rows.filter(read), rows.filter(pc.invert(read))
             results.write_table(answered.select(RESULTS.names))

@@ -18,12 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .core import DataError, first_few
 from .dataset import SPLITS
 from .labels import EMOTIONS, Face, intersection_over_union
-from .manifest import COLUMNS, MANIFEST
+from .manifest import COLUMNS, MANIFEST, read_parquet
 
 # %% ../nbs/06_versions.ipynb #06-versions-04
 @dataclass(frozen=True, slots=True)
@@ -249,7 +248,7 @@ def manifest_at(
     except DvcException as error:
         raise DataError(f"the data of the revision '{revision}' cannot be read ({str(error).splitlines()[0]}); mend that or name another revision.") from error
     try:
-        return pq.read_table(pa.BufferReader(content), schema=COLUMNS)
+        return read_parquet(pa.BufferReader(content), COLUMNS)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{PREPARED}/{MANIFEST} of the revision '{revision}' is damaged; remove it from the cache with `make verify-data` at that revision.") from error
 

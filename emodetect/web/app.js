@@ -209,5 +209,5 @@ const facts = {
   steps: model.provenance?.map((step) => step.stage).filter(Boolean).join(" → "),
 };
 for (const [key, fact] of Object.entries(facts)) if (fact) card.querySelector("dl").append(make("div", "", make("dt", "", say(`card.${key}`)), make("dd", "", fact)));
-if (model.card) Object.assign(card.querySelector("pre"), { textContent: model.card, hidden: false });
+if (model.card) Object.assign(card.querySelector("pre"), { textContent: model.card.replace(/^---\n[^]*?\n---\n\s*/, ""), hidden: false }); // without the head, which is for machines
 document.querySelector(".card-link").onclick = () => { card.open = true; };
