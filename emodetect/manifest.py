@@ -51,11 +51,13 @@ def write_manifest(
         pq.write_table(pa.Table.from_pylist(list(rows), schema=COLUMNS), part, compression="zstd")
 
 def read_parquet(
-    source: str | Path | pa.NativeFile,
+    source: str | Path | bytes,  # a file, or what was read from it
     schema: pa.Schema | None = None,  # None: the file's own
 ) -> pa.Table:
-    "A Parquet file, read by this thread alone: while Arrow's threads still wait for work, a program that ends may be aborted."
-    return pq.read_table(source, schema=schema, use_threads=False, pre_buffer=False)
+    "A Parquet file, read by this thread alone: Arrow's threads, while they wait for work, now and then abort a program that ends. `KeyError` if it lacks a column of the schema."
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    return table.select(schema.names).cast(schema) if schema else table
 
 def read_manifest(
     folder: str | Path,  # the prepared data set
@@ -66,7 +68,7 @@ def read_manifest(
         return read_parquet(path, COLUMNS)
     except FileNotFoundError as error:
         raise DataError(f"{path}: is missing; run the stage prepare first.") from error
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise DataError(f"{path}: is not a manifest or is damaged; run the stage prepare again.") from error
 
 # %% ../nbs/06_manifest.ipynb #06-manifest-09

@@ -248,8 +248,8 @@ def manifest_at(
     except DvcException as error:
         raise DataError(f"the data of the revision '{revision}' cannot be read ({str(error).splitlines()[0]}); mend that or name another revision.") from error
     try:
-        return read_parquet(pa.BufferReader(content), COLUMNS)
-    except (OSError, pa.ArrowInvalid) as error:
+        return read_parquet(content, COLUMNS)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise DataError(f"{PREPARED}/{MANIFEST} of the revision '{revision}' is damaged; remove it from the cache with `make verify-data` at that revision.") from error
 
 def _read_prepared(

@@ -258,6 +258,13 @@ def test_a_stage_may_ask_for_a_version_while_dvc_runs_it(store: Store) -> None:
     assert int((store.folder / "rows").read_text()) == len(manifest_at("v1", store.folder))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc, which this system lacks")
+def test_reading_a_manifest_starts_no_thread_that_could_abort_the_program_at_its_end(store: Store) -> None:
+    counted = "len(os.listdir('/proc/self/task'))"
+    code = f"import os; from emodetect.manifest import read_manifest; before = {counted}; read_manifest('data/prepared'); print({counted} - before)"
+    assert store.run(sys.executable, "-c", code).strip() == "0"
+
+
 def test_dvc_alone_believes_a_damaged_object(store: Store) -> None:
     """Why `make verify-data` exists. If this fails, DVC has learned to look: simplify."""
     tamper(store.object(PICTURE))
