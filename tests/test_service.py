@@ -380,6 +380,7 @@ def test_the_model_is_exchanged_under_load_and_a_bad_one_is_not_taken(tmp_path: 
                 seen.append((reply.status, reply.json["model"]["sha256"], reply.json["pictures"][0]["faces"][0]["emotion"]))
         client = threading.Thread(target=ask)
         client.start()
+        until(lambda: seen)  # the client is answered by the first model
         first = service.ask("GET", "/v1/model").json["sha256"]
         write_stand_in(model, "sad")
         service.process.send_signal(signal.SIGHUP)
