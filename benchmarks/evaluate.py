@@ -55,7 +55,7 @@ def main() -> None:
         taken = {stage: round(seconds(folder, sys.executable, "-m", "emodetect.stages", stage), 1) for stage in ("evaluate", "report")}
         trained, described = load_checkpoint(models[0])
         torch.save({"model": trained, "train_args": {}}, folder / "yolo.pt")
-        given = ["model=yolo.pt", "data=data/prepared/data.yaml", "split=test", f"imgsz={described['image_size']}", "project=scratch"]
+        given = ["model=yolo.pt", "data=data/prepared/data.yaml", "split=test", f"imgsz={described['image_size']}", f"project={folder / 'scratch'}"]
         validation = round(seconds(folder, str(Path(sys.executable).with_name("yolo")), "detect", "val", *given), 1)
     measured = {"cores": cores(), "pictures": PICTURES, "seconds": taken, "yolo_val_seconds": validation, "evaluate_to_yolo_val": round(taken["evaluate"] / validation, 2)}
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
