@@ -206,7 +206,6 @@ gate: pipeline ## ask whether this model may go into production: each gate with 
 ml-test-score: pipeline ## run the 28 checks of the ML Test Score, and print the table and the score
 	@$(ENVIRONMENT) python tools/ml_test_score.py
 
-BASE ?= origin/main
 FER := $(VENV)-fer
 .PHONY: peer
 peer: pipeline ## ask the package `fer`, in an environment of its own (800 MB to fetch), about the faces that were found; the report compares
@@ -215,6 +214,7 @@ peer: pipeline ## ask the package `fer`, in an environment of its own (800 MB to
 	@PYTHONPATH= $(FER)/bin/python tools/fer_answers.py
 	@$(ENVIRONMENT) dvc repro report
 
+BASE ?= origin/main
 .PHONY: compare
 compare: setup ## what this branch changes in parameters, data and figures, against BASE=origin/main
 	@$(ENVIRONMENT) python tools/compare.py $(BASE)
