@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, as in a stage
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, sooner than in a stage
 PROJECT = Path(__file__).parent
 LONGEST = ("guides/sweep.ipynb", "test_experiments.py", "test_interrupted.py", "test_provenance.py", "test_pipeline.py", "test_registry.py")
 SMALL = {

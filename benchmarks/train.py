@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from emodetect.stages import spin_count
+from emodetect.stages import SPINS
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "train.json"
@@ -45,6 +45,7 @@ def train_here(task: dict[str, Any]) -> dict[str, Any]:
             parameters=parameters,
             seed=task["seed"],
             threads=task["threads"],
+            device=task["device"],
             on_epoch=lambda epoch: told.append(time.monotonic()),
             snapshots=Snapshots(Path(folder) / "snapshot.pt"),
         )
@@ -174,7 +175,7 @@ def run(what: str, **task: Any) -> tuple[dict[str, Any], float]:
     """Do one of `HERE` in a process of its own; its answer and its seconds."""
     started = time.monotonic()
     with tempfile.NamedTemporaryFile("r") as answer:
-        environment = {"GOMP_SPINCOUNT": spin_count()} | os.environ  # as the stage does
+        environment = {"GOMP_SPINCOUNT": SPINS} | os.environ  # as the stage does
         done = subprocess.run([sys.executable, __file__, "--here", what, json.dumps(task), answer.name], env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"bench-train: {what} failed:\n{done.stdout}{done.stderr}")
@@ -182,14 +183,14 @@ def run(what: str, **task: Any) -> tuple[dict[str, Any], float]:
 
 
 def yolo_train(task: dict[str, Any]) -> float:
-    """Train with Ultralytics' command line as its documentation does; seconds."""
+    """Train with Ultralytics' command line as its documentation does, on the device; seconds."""
     from emodetect.yolo import quiet_ultralytics
 
     quiet_ultralytics()  # a settings folder for this process, and offline: else it fetches a font
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
     with tempfile.TemporaryDirectory() as folder:
-        given = {"model": "yolo11n.yaml", "data": f"{task['data']}/data.yaml", "imgsz": task["image_size"], "batch": task["batch"], "epochs": task["epochs"]}
-        command = [str(Path(sys.executable).with_name("yolo")), "detect", "train", *(f"{name}={value}" for name, value in given.items()), f"project={folder}"]
+        given = {"model": "yolo11n.yaml", "data": f"{task['data']}/data.yaml", "imgsz": task["image_size"]} | {name: task[name] for name in ("batch", "epochs", "device")}
+        command = ["yolo", "detect", "train", *(f"{name}={value}" for name, value in given.items()), f"project={folder}"]
         started = time.monotonic()
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -254,7 +255,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run("draw", folder=name, pictures=options.pictures)
-        task = {"data": str(folder / "data"), "weights": str(folder / "none.pt"), "threads": threads, "seed": 0, "precision": "fp32", "seconds": 10}
+        task = {"data": str(folder / "data"), "weights": str(folder / "none.pt"), "threads": threads, "device": "cpu", "seed": 0, "precision": "fp32", "seconds": 10}
         task |= {"image_size": options.image_size, "batch": options.batch, "epochs": options.epochs}
         shown, seconds = options.pictures * options.epochs, 0.0
         for number in range(options.rounds):
