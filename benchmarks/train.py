@@ -2,7 +2,7 @@
 
 Run it with `make bench-train`. All are run in turns, each in a process of its own, on the same drawn pictures with the same model, size, batch and number of epochs:
 
-* `yolo train` with nothing set but these,
+* `yolo train` with nothing set but these and the device,
 * the training of the stage train (`emodetect.training.train`), in 32 and in 16 bits,
 * the bare limit: forward, backward and optimizer step on one batch that lies in memory, with the same arithmetic.
 

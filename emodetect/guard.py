@@ -116,6 +116,11 @@ class Metrics:
         self.swaps = Counter("emodetect_model_swaps", "Exchanges of the model while at work", ["outcome"], registry=self.registry)
         self.drift = Gauge("emodetect_drift_index", "Population stability index of the last pictures against the reference", ["quantity"], registry=self.registry)
         self.drift_limit = Gauge("emodetect_drift_index_limit", "Beyond it the quantity has moved", ["quantity"], registry=self.registry)
+        for path in sorted(PATHS | {"other"}):  # a count that begins with 1 did not rise, as Prometheus sees it, and raises no alarm
+            for status in (500, 503):
+                self.requests.labels(path, status)
+        for outcome in ("done", "failed"):
+            self.swaps.labels(outcome)
 
     def answered(self, jobs: Sequence[Job]) -> None:
         "Count what a thread of the engine has done."
@@ -133,6 +138,8 @@ class Metrics:
         self.models.clear()
         for role, served, share in zip(("production", "canary"), engine.models, (1 - engine.share, engine.share), strict=True):
             if served:
+                self.pictures.labels(served.sha256[:12])
+                self.faces.labels(served.sha256[:12])
                 self.models.labels(role, served.sha256[:12], served.version or "").set(share)
 
     def moved(self, found: Sequence[Drift]) -> None:

@@ -154,6 +154,7 @@ class Trainer(DetectionTrainer):
 
     def _setup_train(self) -> None:
         super()._setup_train()
+        torch.backends.cudnn.allow_tf32 = False  # 32 bits on a GPU, too; cuDNN would round to 19 before it multiplies
         if self.device.type == "cpu":
             self.amp = self.run.dependencies["precision"] == "bf16"  # Ultralytics' own switch is for GPUs only
             for group in self.optimizer.param_groups:

@@ -206,10 +206,71 @@ def test_every_alert_says_what_to_do() -> None:
     for group in ALERTS["groups"]:
         for rule in group["rules"]:
             assert rule["labels"]["severity"] in ("critical", "warning", "info") and set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
-    if shutil.which("promtool"):
-        done = run("promtool", "check", "rules", "deploy/alerts.yml")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert run("promtool", "check", "config", "--syntax-only", "deploy/prometheus.yml").returncode == 0
+
+
+def test_what_alarms_count_is_there_before_it_happens(tmp_path: Path) -> None:
+    """Prometheus sees no rise in a count that begins with 1: the first error would raise no alarm."""
+    with Service(tmp_path) as service:
+        told = service.ask("GET", "/metrics").body.decode()
+    for path in ("/v1/predict", "/", "other"):
+        for status in (500, 503):
+            assert f'emodetect_requests_total{{path="{path}",status="{status}"}} 0.0' in told
+    assert 'emodetect_model_swaps_total{outcome="failed"} 0.0' in told
+    assert re.search(r'^emodetect_pictures_total{model="\w{12}"} 0\.0$', told, re.M) and "\nemodetect_pictures_refused_total 0.0\n" in told
+
+
+ORDINARY = {  # what Prometheus reads every 15 seconds from a service at ordinary work: series → value, and its rise
+    'up{job="emodetect", instance="api"}': "1x240",
+    'emodetect_requests_total{instance="api", path="/v1/predict", status="200"}': "0+150x240",
+    'emodetect_requests_total{instance="api", path="/v1/predict", status="415"}': "0+1x240",
+    'emodetect_requests_total{instance="api", path="/v1/predict", status="500"}': "0x240",
+    'emodetect_requests_total{instance="api", path="/v1/predict", status="503"}': "0+2x240",
+    'emodetect_request_seconds_bucket{instance="api", path="/v1/predict", le="0.25"}': "0+149x240",
+    'emodetect_request_seconds_bucket{instance="api", path="/v1/predict", le="5"}': "0+150x240",
+    'emodetect_request_seconds_bucket{instance="api", path="/v1/predict", le="+Inf"}': "0+150x240",
+    'emodetect_model_swaps_total{instance="api", outcome="failed"}': "0x240",
+    'emodetect_pictures_total{instance="api", model="a"}': "0+150x240",
+    'emodetect_pictures_refused_total{instance="api"}': "0+1x240",
+    'emodetect_drift_index{instance="api", quantity="brightness"}': "0.05x240",
+    'emodetect_drift_index_limit{instance="api", quantity="brightness"}': "0.2x240",
+    'process_resident_memory_bytes{job="emodetect", instance="api"}': "400000000x240",
+}
+UNUSUAL = {  # alarm → what differs, as far as a part of a series' name tells it, and the labels that the alarm carries
+    "EmodetectDown": ({"up{": "0x240"}, {"job": "emodetect"}),
+    "EmodetectFails": ({'status="500"': "0x230 1x10"}, {}),
+    "EmodetectFull": ({'status="503"': "0+20x240"}, {}),
+    "EmodetectSlow": ({'le="0.25"': "0+140x240"}, {}),
+    "EmodetectKeepsItsOldModel": ({"swaps_total": "0x230 1x10"}, {"outcome": "failed"}),
+    "EmodetectRefusesPictures": ({"pictures_total": "0x240"}, {}),
+    "EmodetectTrafficMoved": ({"drift_index{": "0.3x240"}, {"quantity": "brightness"}),
+    "EmodetectGrows": ({"resident_memory": "1900000000x240"}, {"job": "emodetect"}),
+}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed; Debian has it in the package prometheus")
+def test_each_alarm_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Path) -> None:
+    assert run("promtool", "check", "config", "deploy/prometheus.yml").returncode == 0
+    rules = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
+    assert set(UNUSUAL) == set(rules)
+    cases = []
+    for raised, (changes, carried) in ({"": ({}, {})} | UNUSUAL).items():
+        series = {name: next((value for part, value in changes.items() if part in name), usual) for name, usual in ORDINARY.items()}
+        expected: dict[str, list[dict[str, object]]] = {alert: [] for alert in rules}
+        if raised:
+            labels = {"instance": "api"} | carried
+            told = {key: re.sub(r"{{ \$labels\.(\w+) }}", lambda found, labels=labels: labels[found[1]], text) for key, text in rules[raised]["annotations"].items()}
+            expected[raised] = [{"exp_labels": labels | rules[raised]["labels"], "exp_annotations": told}]
+        cases.append(
+            {
+                "name": raised or "ordinary traffic",
+                "interval": "15s",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "alert_rule_test": [{"eval_time": "1h", "alertname": alert, "exp_alerts": alerts} for alert, alerts in expected.items()],
+            }
+        )
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": [str(PROJECT / "deploy" / "alerts.yml")], "evaluation_interval": "15s", "tests": cases}))
+    done = run("promtool", "test", "rules", str(tmp_path / "test.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_list_of_what_is_installed_is_the_lock(tmp_path: Path) -> None:
