@@ -100,8 +100,7 @@ def contestant() -> None:
         return
     own = ways(task, pictures)
     while batch:
-        taken = {name: alone(work, batch) for name, work in own.items()}
-        print(json.dumps({name: statistics.median(values) for name, values in taken.items()}), flush=True)
+        print(json.dumps({name: alone(work, batch) for name, work in own.items()}), flush=True)
         batch = json.loads(sys.stdin.readline())
     peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())  # getrusage would count what the parent had, too
     print(json.dumps(1024 * int(peak[1]) if peak else 0), flush=True)
@@ -169,16 +168,34 @@ def models(folder: Path, size: int, trained: "DetectionModel") -> dict[str, Path
     return files
 
 
-def turns(contestants: dict[str, Contestant]) -> dict[str, dict[str, dict[str, float]]]:
-    """Batch → contestant → way → the median of the rounds, milliseconds a picture."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for batch in BATCHES:
-        told: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+Taken = dict[int, dict[str, list[dict[str, list[float]]]]]  # batch → contestant → round → way → seconds a picture of each pass
+
+
+def turns(contestants: dict[str, Contestant]) -> Taken:
+    """Let all take their turns."""
+    taken: Taken = {batch: {name: [] for name in contestants} for batch in BATCHES}
+    for batch, told in taken.items():
         for _ in range(ROUNDS):
             for name, one in contestants.items():
                 told[name].append(one.ask(batch))
-        table[str(batch)] = {name: {way: round(1000 * statistics.median(turn[way] for turn in answers), 3) for way in answers[0]} for name, answers in told.items()}
-    return table
+    return taken
+
+
+def medians(taken: Taken) -> dict[str, dict[str, dict[str, float]]]:
+    """Batch → contestant → way → the median of the rounds' medians, milliseconds a picture."""
+    def median(rounds: list[dict[str, list[float]]], way: str) -> float:
+        return round(1000 * statistics.median(statistics.median(one[way]) for one in rounds), 3)
+
+    return {str(batch): {name: {way: median(rounds, way) for way in rounds[0]} for name, rounds in told.items()} for batch, told in taken.items()}
+
+
+def latencies(taken: Taken) -> dict[str, dict[str, dict[str, float]]]:
+    """Contestant → way → within how many milliseconds 50, 95 and 99 in a hundred single pictures were answered."""
+    def within(rounds: list[dict[str, list[float]]], way: str) -> dict[str, float]:
+        values = [1000 * value for one in rounds for value in one[way]]
+        return {f"p{share}": round(float(np.percentile(values, share)), 3) for share in (50, 95, 99)}
+
+    return {name: {way: within(rounds, way) for way in rounds[0] if way != "bare"} for name, rounds in taken[1].items()}
 
 
 def ratios(table: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -205,7 +222,8 @@ def main() -> None:
         raise SystemExit("bench-infer: there is no model, or there are too few pictures; run `make pipeline` first.")
     trained, described = load_checkpoint(checkpoint)
     own = described["image_size"]
-    measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": ROUNDS, "own_size": own, "milliseconds_a_picture": {}, "ratios": {}}
+    measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": ROUNDS, "own_size": own, "architecture": described["architecture"]}
+    measured |= {"milliseconds_a_picture": {}, "latency_milliseconds": {}, "ratios": {}}
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / "yolo.pt"
         torch.save({"model": trained, "train_args": {}}, plain)  # as Ultralytics itself writes and reads it
@@ -216,7 +234,8 @@ def main() -> None:
                 task = {"size": size, "threads": threads, "pictures": pictures} | ({"model": str(file)} if file else {"checkpoint": str(plain)})
                 contestants[label] = Contestant(task)
                 told(len(contestants), len(files) + 1)
-            measured["milliseconds_a_picture"][str(size)] = turns(contestants)
+            taken = turns(contestants)
+            measured["milliseconds_a_picture"][str(size)], measured["latency_milliseconds"][str(size)] = medians(taken), latencies(taken)
             measured["ratios"][str(size)] = ratios(measured["milliseconds_a_picture"][str(size)])
             measured["start_seconds"] = {label: round(one.start, 2) for label, one in contestants.items()}
             measured["memory_megabytes"] = {label: round(one.end() / 1e6) for label, one in contestants.items()}

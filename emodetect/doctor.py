@@ -103,6 +103,8 @@ def examine(
     hooks = has_hooks(project)
     yield Finding("develop", "git's hooks", "in this clone" if hooks else "", "" if hooks else "make hooks, in a clone of the project", needed=False)
     yield program("develop", "Chromium", CHROMIUM, "apt install chromium, or Chrome; without it the tests of JupyterLab are skipped", needed=False)
+    yield program("develop", "npm", ["npm"], "apt install npm; without it the page asks the service instead of the browser's own engine", needed=False)
+    yield program("develop", "promtool", ["promtool"], "apt install prometheus; without it the test of the alarms is skipped", needed=False)
 
 # %% ../nbs/41_doctor.ipynb #41-doctor-13
 def lines(

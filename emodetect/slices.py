@@ -6,19 +6,23 @@
 __all__ = ['GREY_SPREAD', 'FEWEST', 'VERDICTS', 'SHADES', 'Seen', 'seen_faces', 'measured', 'Slice', 'slices', 'plot_slices']
 
 # %% ../nbs/25_slices.ipynb #25-slices-02
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from .core import cores
 from .detector import decode_picture
 from .evaluation import Judged
 from .intervals import Interval, shares
 from .labels import EMOTIONS
 from .manifest import read_manifest
 from .plots import Plot, figure
+from .yunet import PoseFinder
 
 # %% ../nbs/25_slices.ipynb #25-slices-04
 GREY_SPREAD = 3.0  # a face whose channels differ by less than this on average is grey, 0 to 255
@@ -28,24 +32,32 @@ class Seen:
     "A labelled face, what is known of it, and how it was answered."
     picture: int  # place in the judged pictures
     right: bool  # found, and its emotion named as labelled
-    traits: dict[str, str | float]  # text, or a number that is cut into thirds
+    traits: dict[str, str | float]  # text, or a number that is cut into thirds; NaN: not known
 
 def seen_faces(
     judged: Sequence[Judged],
     data: str | Path,  # a prepared data set
+    pose: PoseFinder | None = None,  # without it nothing is known of how heads are held
 ) -> list[Seen]:
     "Every labelled face of judged pictures; `DataError` if there is no manifest."
     origins = dict(zip(*(read_manifest(data)[name].to_pylist() for name in ("file", "origin")), strict=True))
-    return [face for place, picture in enumerate(judged) for face in _faces_of(place, picture, Path(data), origins[picture.file])]
+    with ThreadPoolExecutor(cores()) as pool:
+        found = pool.map(lambda place: list(_faces_of(place, judged[place], Path(data), origins[judged[place].file], pose)), range(len(judged)))
+        return [face for faces in found for face in faces]
 
-def _faces_of(place: int, judged: Judged, data: Path, origin: str) -> Iterator[Seen]:
+def _faces_of(place: int, judged: Judged, data: Path, origin: str, pose: PoseFinder | None) -> Iterator[Seen]:
     "The labelled faces of one picture."
     answers, picture = dict(judged.pairs), decode_picture(data / judged.file)
     for index, face in enumerate(judged.faces):
         left, top, right, bottom = face.corners(judged.width, judged.height)
         crop = picture[max(int(top), 0):max(int(bottom), int(top) + 1), max(int(left), 0):max(int(right), int(left) + 1)]
         named = index in answers and judged.detections[answers[index]].emotion == EMOTIONS[face.emotion]
-        yield Seen(place, named, {"emotion": EMOTIONS[face.emotion], "origin": origin, "size": ((right - left) * (bottom - top)) ** 0.5} | measured(crop))
+        traits = {"emotion": EMOTIONS[face.emotion], "origin": origin, "size": ((right - left) * (bottom - top)) ** 0.5} | measured(crop)
+        if pose:
+            wide, high = (right - left) / 4, (bottom - top) / 4  # a face finder wants a little around a face
+            held = pose(picture[max(int(top - high), 0):int(bottom + high) + 1, max(int(left - wide), 0):int(right + wide) + 1])
+            traits |= {"head turn": abs(held.turn) if held else math.nan, "head tilt": abs(held.tilt) if held else math.nan}
+        yield Seen(place, named, traits)
 
 def measured(
     crop: np.ndarray,  # RGB, uint8, height × width × 3
@@ -95,8 +107,12 @@ def _members(faces: Sequence[Seen], trait: str) -> Mapping[str, np.ndarray]:
     if isinstance(values[0], str):
         return {str(name): np.array([value == name for value in values]) for name in sorted(set(values))}
     numbers = np.array(values, float)
-    low, high = np.percentile(numbers, [100 / 3, 200 / 3])
-    return {f"up to {low:.0f}": numbers <= low, f"{low:.0f} to {high:.0f}": (numbers > low) & (numbers <= high), f"above {high:.0f}": numbers > high}
+    unknown = np.isnan(numbers)
+    if unknown.all():
+        return {}
+    low, high = np.nanpercentile(numbers, [100 / 3, 200 / 3])
+    thirds = {f"up to {low:.0f}": numbers <= low, f"{low:.0f} to {high:.0f}": (numbers > low) & (numbers <= high), f"above {high:.0f}": numbers > high}
+    return thirds | ({"not known": unknown} if unknown.sum() >= FEWEST else {})
 
 def _verdict(faces: int, difference: Interval) -> str:
     "What can be said of a slice."
