@@ -1,5 +1,6 @@
 """What every test needs: notebooks that nbval can compare, and a small pipeline in a folder of its own."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -78,6 +79,13 @@ class Copy:
         for command in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "--message=start"]):
             self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", *command)
 
+    @classmethod
+    def of(cls, other: Path, folder: Path) -> "Copy":
+        """A copy of a copy, with all that it has made."""
+        copy = cls.__new__(cls)
+        copy.folder = Path(shutil.copytree(other, folder, symlinks=True))
+        return copy
+
     def change(self, values: dict[str, object]) -> None:
         """Change parameters of the copy in params.yaml, and in configs/ so that experiments compose the same."""
         groups = {"data": "sample", "model": "yolo11n", "prepare": "as_given", "train": "quick"}
@@ -122,10 +130,16 @@ def new_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Copy]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(new_copy: Callable[[], Copy]) -> Copy:
-    """A copy whose pipeline has run once. Tests leave it as they found it."""
-    copy = new_copy()
-    copy.repro()
-    copy.run("git", "add", "--all")
-    copy.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message=ran")
-    return copy
+def pipeline(new_copy: Callable[[], Copy], tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy whose pipeline has run once, for all processes of the tests together. Tests leave it as they found it."""
+    process = os.environ.get("PYTEST_XDIST_WORKER")
+    ran = tmp_path_factory.getbasetemp().parent / "ran" if process else tmp_path_factory.mktemp("ran") / "copy"
+    with ran.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes first runs it
+        if not ran.exists():
+            copy = new_copy()
+            copy.repro()
+            copy.run("git", "add", "--all")
+            copy.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message=ran")
+            copy.folder.rename(ran)
+    return Copy.of(ran, tmp_path_factory.mktemp("copy") / "own")
