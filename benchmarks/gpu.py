@@ -120,6 +120,10 @@ def main() -> None:
         device = find_device(options.device)
     except ParameterError as error:
         raise SystemExit(f"bench-gpu: {error}") from error
+    if device != "cpu" and not device.isdigit():
+        raise SystemExit(f"bench-gpu: --device is {device}; give the number of one CUDA device, or cpu.")
+    if options.epochs < 2 or not options.weights.is_file() or not (options.data / "train" / "images").is_dir():
+        raise SystemExit(f"bench-gpu: it takes 2 epochs or more, pictures in {options.data} and weights in {options.weights}; `make pipeline` makes both.")
     pictures = len(list((options.data / "train" / "images").iterdir()))
     task = {"data": str(options.data.resolve()), "weights": str(options.weights.resolve()), "threads": 2, "device": device, "seed": 0, "resume": "never"}
     task |= {"image_size": options.image_size, "batch": options.batch, "epochs": options.epochs, "pictures": pictures}
