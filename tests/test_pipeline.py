@@ -73,6 +73,9 @@ def test_report_is_one_page_that_works_offline_says_what_it_cannot_judge_and_com
     assert "On 12 pictures (drawn faces)" in opening and "Nothing can be said of anger" in opening
     assert text.count("<figure>") + text.count("<table>") == text.count("<figcaption>") + text.count("<caption>") >= 6, "every picture and table says what to see"
     assert yaml.safe_load(card.split("---")[1])["license"] == "agpl-3.0" and "Article 5(1)(f)" in card
+    groups = json.loads(before[2])["slices"]
+    assert all(any(name.startswith(trait) for name in groups) for trait in ("emotion", "size", "head turn", "head tilt")), groups.keys()
+    assert "of this kind and size answers was not measured" in text, "the kept times are those of another network"
     assert pipeline.stage("report").returncode == 0 and [path.read_bytes() for path in files] == before
 
 
