@@ -1,9 +1,10 @@
-"""Which way finds faces in photographs: the network on the whole picture, a face finder that cuts faces out for it, or both?
+"""Which way finds faces in photographs: the network on the whole picture, a face finder that cuts faces out for it, or both? And what does its second look do?
 
 Run it with `make bench-finding` after `make pipeline`; `SCENES=50 make bench-finding` takes fewer. It writes reports/benchmarks/finding.json.
 
 The pictures are scenes composed from the portraits of the test split (nbs/17_scenes.ipynb): 0 to 12 faces from 16 pixels up, plain, tilted or half covered,
-on backgrounds without people; the whole test split as it is; and photographs without a face that scikit-learn brings along.
+on backgrounds without people; the whole test split as it is; and pictures without a face: backgrounds, and, as hard ones, clouds of noise and views of two photographs
+that scikit-learn brings along. What the face finder sees with one look and with two is counted at thresholds side by side.
 A face counts as found at an intersection over union of 0.5. Emotions are judged on the faces that were found, and beside them on the bare portraits.
 """
 
@@ -14,19 +15,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from sklearn.datasets import load_sample_images
 
 from emodetect.core import cores, print_progress
-from emodetect.detector import MODES, Detector, decode_picture, load_detector
+from emodetect.detector import MODES, Detector, decode_picture, load_detector, load_session
 from emodetect.evaluation import confusion_matrix, confusions, finding_and_naming, judge, match
-from emodetect.labels import EMOTIONS, Face
-from emodetect.scenes import Scene, compose_scene, portraits
+from emodetect.labels import EMOTIONS, Face, intersection_over_union
+from emodetect.scenes import KINDS, Scene, compose_scene, draw_clouds, portraits
+from emodetect.yunet import FaceFinder, load_yunet
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "finding.json"
 SIZES = (16, 24, 48, 96)  # pixels, where the classes of size begin
-FACE_FREE = 200  # scenes without a face, beside those among the others
+FACE_FREE = 200  # scenes without a face, beside those among the others; clouds; and views of photographs
+ONE_LOOK = "faces, one look"
+THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def answers(detector: Detector, picture: np.ndarray, faces: Sequence[Face]) -> tuple[list[str | None], int]:
@@ -43,6 +48,35 @@ def share(values: Iterable[bool]) -> float | None:
     return round(float(np.mean(values)), 3) if values else None
 
 
+def draw_views(count: int) -> list[np.ndarray]:
+    """Parts of photographs without a face, at many scales."""
+    random, views = np.random.default_rng(0), []
+    for photograph in load_sample_images().images:
+        for _ in range(count // 2):
+            height, width = (round(side * random.uniform(0.2, 0.9)) for side in photograph.shape[:2])
+            top, left = random.integers(photograph.shape[0] - height + 1), random.integers(photograph.shape[1] - width + 1)
+            scale = random.uniform(320, 900) / max(height, width)
+            part = photograph[top:top + height, left:left + width]
+            views.append(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
+    return views
+
+
+def count_looks(finder: FaceFinder, scenes: Sequence[Scene], empty: Sequence[np.ndarray]) -> dict[str, object]:
+    """At each threshold, which share of the faces of 24 pixels and more is found, and how many false faces are in 100 pictures without any."""
+    found = []
+    for scene in scenes:
+        height, width = scene.picture.shape[:2]
+        seen = [(one.score, one.face.corners(width, height)) for one in finder(scene.picture)]
+        for placed in scene.faces:
+            box = placed.face.corners(width, height)
+            found += [max((score for score, other in seen if intersection_over_union(box, other) >= 0.5), default=0.0)] * (placed.size >= 24)
+    false = [one.score for picture in empty for one in finder(picture)]
+    return {
+        str(least): {"found": share(score >= least for score in found), "false_in_100": round(100 * sum(score >= least for score in false) / len(empty), 2)}
+        for least in THRESHOLDS
+    }
+
+
 def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np.ndarray], progress: Callable[[int, int], None]) -> dict[str, object]:
     """Finding and naming in scenes."""
     rows, false, taken = [], 0, 0.0
@@ -54,7 +88,8 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         rows += [(placed, answer) for placed, answer in zip(scene.faces, answered, strict=True)]
         progress(done, len(scenes))
     seen = [(placed, answer) for placed, answer in rows if placed.size >= 24]
-    large = [(placed, answer) for placed, answer in seen if placed.size >= 48 and placed.kind == "plain"]
+    large = [(placed, answer) for placed, answer in seen if placed.size >= 48 and answer]
+    right = {kind: share(EMOTIONS[placed.face.emotion] == answer for placed, answer in large if placed.kind == kind) for kind in KINDS}
     sizes: dict[str, list[bool]] = defaultdict(list)
     for placed, answer in rows:
         sizes[f"from {max(size for size in SIZES if placed.size >= size - 1)} px"].append(answer is not None)
@@ -62,9 +97,9 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         "faces": len(rows),
         "found_24_px_and_more": share(answer is not None for _, answer in seen),
         "found_by_size": {name: share(sizes[name]) for name in sorted(sizes, key=lambda name: int(name.split()[1]))},
-        "found_by_kind": {kind: share(answer is not None for placed, answer in seen if placed.kind == kind) for kind in ("plain", "tilted", "covered")},
+        "found_by_kind": {kind: share(answer is not None for placed, answer in seen if placed.kind == kind) for kind in KINDS},
         "emotion_right_of_found": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in rows if answer),
-        "emotion_right_of_plain_48_px_and_more": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in large if answer),
+        "emotion_right_of_48_px_and_more": right,
         "false_faces_in_scenes": false,
         "false_faces_in_100_face_free": round(100 * sum(len(detector([picture])[0]) for picture in empty) / len(empty), 2),
         "milliseconds_a_scene": round(1000 * taken / len(scenes), 1),
@@ -79,13 +114,18 @@ def main() -> None:
     scenes = [compose_scene(album, index) for index in range(count)]
     empty = [compose_scene(album, 5 * index + 4, seed=1).picture for index in range(FACE_FREE)] + list(load_sample_images().images)
     measured: dict[str, object] = {"scenes": count, "face_free": len(empty), "cores": cores(), "modes": {}}
-    for mode in MODES:
-        detector = load_detector(model, mode=mode)
+    for mode in (*MODES, ONE_LOOK):
+        detector = load_detector(model, mode="faces" if mode == ONE_LOOK else mode)
+        if mode == ONE_LOOK:
+            detector.find = load_yunet(PROJECT / "models" / "yunet.onnx", load_session(model)[1]["face_score"], twice=False)
         bare = [(EMOTIONS[face.emotion], answers(detector, decode_picture(path), [face])[0][0]) for path, face in album]
         row = judge_scenes(detector, scenes, empty, print_progress(f"scenes, {mode}", 3))
         row["emotion_right_on_bare_portraits"] = share(label == answer for label, answer in bare if answer)
         row["test_split"] = {name: round(value, 3) for name, value in finding_and_naming(confusion_matrix(confusions(judge(detector, data, "test")))).items()}
         measured["modes"][mode] = row
+    hard = [*(draw_clouds(np.random.default_rng(index)) for index in range(FACE_FREE)), *draw_views(FACE_FREE)]
+    looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
+    measured |= {"hard_face_free": len(hard), "looks": {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}}
     print(json.dumps(measured, indent=2))
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
 

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .core import DataError, Progress
-from .detector import Detector, FaceFinder, to_probabilities
+from .detector import Detector, FaceFinder, Found, to_probabilities
 from .evaluation import Judged, judge
-from .labels import EMOTIONS, Face
+from .labels import EMOTIONS
 
 # %% ../nbs/22_calibration.ipynb #22-calibration-04
 def answered_faces(
@@ -109,9 +109,9 @@ def remembering(
     find: FaceFinder,
 ) -> FaceFinder:
     "A face finder that looks at the same picture once."
-    known: dict[bytes, list[tuple[float, Face]]] = {}
+    known: dict[bytes, list[Found]] = {}
 
-    def look(picture: np.ndarray) -> list[tuple[float, Face]]:
+    def look(picture: np.ndarray) -> list[Found]:
         name = sha256(picture.tobytes() + str(picture.shape).encode()).digest()
         if name not in known:
             known[name] = find(picture)

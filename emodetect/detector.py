@@ -6,8 +6,8 @@
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY', 'Network', 'FaceFinder', 'MODES',
            'METADATA_KEY', 'FINDER_KEY', 'ENGINES', 'PRECISIONS', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture',
            'decode_plain', 'Letterbox', 'to_tensor', 'letterbox', 'Detection', 'to_probabilities', 'decode_outputs',
-           'decode_output', 'cut_out', 'scores_at', 'Detector', 'load_session', 'run_openvino', 'make_detector',
-           'load_detector', 'session_detector', 'draw_detections', 'draw_labels']
+           'decode_output', 'Found', 'upright', 'cut_out', 'scores_at', 'Detector', 'load_session', 'run_openvino',
+           'make_detector', 'load_detector', 'session_detector', 'draw_detections', 'draw_labels']
 
 # %% ../nbs/15_detector.ipynb #15-detector-02
 import base64
@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -222,25 +222,52 @@ def decode_output(
 
 # %% ../nbs/15_detector.ipynb #15-detector-18
 Network = Callable[[np.ndarray], np.ndarray]
-FaceFinder = Callable[[np.ndarray], list[tuple[float, Face]]]  # RGB picture → score and face, the surest first; see `emodetect.yunet`
+
+class Found(NamedTuple):
+    "A face as a finder gives it."
+    score: float  # how sure the finder is, 0 to 1
+    face: Face
+    tilt: float = 0.0  # of the head, degrees clockwise, -180 to 180; 0 for one that is nearly upright
+
+FaceFinder = Callable[[np.ndarray], list[Found]]  # RGB picture → faces, the surest first; see `emodetect.yunet`
 MODES: tuple[str, ...] = ("frame", "faces", "both")
+
+def upright(
+    picture: np.ndarray,  # RGB, uint8, height × width × 3
+    centre: Sequence[float],  # of the head: x, y in pixels
+    tilt: float,  # of the head, degrees clockwise
+    scale: float,  # pixels of the square for one of the picture, above 0
+    size: int,  # of the square, pixels
+    border: int = cv2.BORDER_REPLICATE,  # what lies outside the picture: its last pixel, or with `cv2.BORDER_CONSTANT` grey
+) -> np.ndarray:  # RGB, uint8, size × size × 3
+    "The square around a tilted head, turned so that the head is upright."
+    reach = math.ceil(size / scale / 2**0.5) + 2  # no pixel that lies farther away is needed, and OpenCV 4 turns no picture with a side over 32767
+    left, top = (min(max(int(place) - reach, 0), length - 1) for place, length in zip(centre, picture.shape[1::-1], strict=True))
+    x, y = float(centre[0]) - left, float(centre[1]) - top
+    turn = cv2.getRotationMatrix2D((x, y), tilt, scale)
+    turn[:, 2] += size / 2 - np.array([x, y])
+    return cv2.warpAffine(picture[top:top + 2 * reach, left:left + 2 * reach], turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=(GREY,) * 3)
 
 def cut_out(
     picture: np.ndarray,  # RGB, uint8, height × width × 3
     face: Face,
     share: float,  # side of the face over the side of the cut-out, 0 to 1
     size: int,  # side of the cut-out, pixels
+    tilt: float = 0.0,  # of the head, degrees clockwise; the cut-out shows it upright
 ) -> tuple[np.ndarray, float]:  # RGB, uint8, size × size × 3; and its pixels for one of the picture
-    "The square around a face, scaled; what lies outside the picture is grey."
+    "The square around a face, scaled and turned; what lies outside the picture is grey."
     height, width = picture.shape[:2]
     side = max((face.width * width * face.height * height) ** 0.5 / share, 1.0)
-    left, top = round(face.x * width - side / 2), round(face.y * height - side / 2)
     whole = max(round(side), 1)
-    part = picture[max(top, 0):max(top + whole, 0), max(left, 0):max(left + whole, 0)]
-    if part.shape[:2] != (whole, whole):
-        above, before = max(-top, 0), max(-left, 0)
-        below, after = whole - above - part.shape[0], whole - before - part.shape[1]
-        part = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
+    if tilt:
+        part = upright(picture, (face.x * width, face.y * height), tilt, 1.0, whole, cv2.BORDER_CONSTANT)
+    else:
+        left, top = round(face.x * width - side / 2), round(face.y * height - side / 2)
+        part = picture[max(top, 0):max(top + whole, 0), max(left, 0):max(left + whole, 0)]
+        if part.shape[:2] != (whole, whole):
+            above, before = max(-top, 0), max(-left, 0)
+            below, after = whole - above - part.shape[0], whole - before - part.shape[1]
+            part = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if whole > size else cv2.INTER_LINEAR), size / whole
 
 def scores_at(
@@ -318,17 +345,17 @@ class Detector:
 
     def _named(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the finder finds, with what the network says of their cut-outs."
-        found = [(place, score, face) for place, picture in enumerate(pictures) for score, face in self.find(picture)]
-        cuts = [cut_out(pictures[place], face, self.share, self.image_size) for place, _, face in found]
+        found = [(place, *one) for place, picture in enumerate(pictures) for one in self.find(picture)]
+        cuts = [cut_out(pictures[place], face, self.share, self.image_size, tilt) for place, _, face, tilt in found]
         scores, boxes = [], []
         outputs = (output for _, some in self._run(network, [square for square, _ in cuts]) for output in some)
-        for output, (_, scale), (place, _, face) in zip(outputs, cuts, found, strict=True):
+        for output, (_, scale), (place, _, face, _) in zip(outputs, cuts, found, strict=True):
             height, width = pictures[place].shape[:2]
             reach = np.array([face.width * width, face.height * height]) * scale / 2
             scores.append(scores_at(output, [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)]))
             boxes.append(face.corners(width, height))
         answers: list[list[Detection]] = [[] for _ in pictures]
-        for (place, _, _), face in zip(found, self._detections(boxes, [score for _, score, _ in found], np.array(scores).reshape(-1, len(EMOTIONS))), strict=True):
+        for (place, *_), face in zip(found, self._detections(boxes, [score for _, score, _, _ in found], np.array(scores).reshape(-1, len(EMOTIONS))), strict=True):
             answers[place].append(face)
         return answers
 
@@ -351,7 +378,7 @@ SETTINGS: dict[str, Any] = {  # name → default
     "mode": "frame",  # of `MODES`
     "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
     "iou": 0.5,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
-    "face_score": 0.7,  # faces of which the finder is less sure don't count, 0 to 1
+    "face_score": 0.6,  # faces of which the finder is less sure don't count, 0 to 1
     "smallest_face": 24,  # pixels; the finder need not find smaller ones
     "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1
     "share": 0.8,  # side of a face over the side of its cut-out, 0 to 1; calibrated

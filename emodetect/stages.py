@@ -301,7 +301,7 @@ def run_stage(
         try:
             papermill.execute_notebook(
                 source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), stderr_file=Clock(sys.stderr), autosave_cell_every=0,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns that its socket on this machine is not encrypted
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else each kernel warns that its socket on this machine is not encrypted, and tells that it was told to end; a cell's error is the notebook's
             )
             nbformat.write(canonical(nbformat.read(part, as_version=4)), part)
         except PapermillExecutionError as error:

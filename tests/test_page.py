@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import PROJECT, Copy
-from emodetect.detector import Detection, decode_picture, letterbox, load_detector
+from emodetect.detector import SETTINGS, Detection, decode_picture, letterbox, load_detector, upright
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
+from emodetect.yunet import YUNET, load_yunet
 from tests.attack import Service
 from tests.page import CHROMIUM, QUIET, WEB, film
 
@@ -54,7 +56,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from emodetect.export import describe, export_onnx
     from emodetect.weights import fetch_pinned
     from emodetect.yolo import build_model, fix_randomness
-    from emodetect.yunet import YUNET
 
     folder = tmp_path_factory.mktemp("model")
     fetch_pinned(YUNET, folder / "yunet.onnx")
@@ -228,7 +229,8 @@ LOOK = """async ([mode, files]) => {
         context.fillStyle = "white";
         context.fillRect(0, 0, bitmap.width, bitmap.height);
         context.drawImage(bitmap, 0, 0);
-        answers[name] = await detector.detect(withoutAlpha(context.getImageData(0, 0, bitmap.width, bitmap.height)));
+        const picture = withoutAlpha(context.getImageData(0, 0, bitmap.width, bitmap.height));
+        answers[name] = await (mode ? detector.detect(picture) : detector.finder.find(picture));
     }
     return answers;
 }"""
@@ -263,6 +265,43 @@ def test_pixels_are_resized_as_opencv_does(ready: Visit) -> None:
         theirs = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR).astype(int).reshape(-1)
         difference = np.abs(theirs - np.array(pixels))
         assert difference.max() <= area and (difference > 0).mean() < 0.002, (width, height, area)
+
+
+@in_browser
+def test_heads_are_turned_upright_as_opencv_does(ready: Visit) -> None:
+    turn = """async ([content, width, height, turns]) => {
+        const { upright } = await import("./pixels.js"), data = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        return turns.map((turn) => Array.from(upright({ data, width, height }, ...turn).data));
+    }"""
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 77, 3), dtype=np.uint8), (0, 0), 1.0)
+    turns = [
+        (30.25, 41.5, 0.0, 2.0, 64, False), (30.2, 20.9, 34.0, 1.7, 64, True), (70.0, 3.0, -143.0, 0.4, 51, False),
+        (10.0, 50.0, 90.0, 4.0, 40, True), (5.3, 7.1, 12.0, 1.0, 45, True),
+    ]
+    for (x, y, tilt, scale, size, grey), pixels in zip(turns, ready.page.evaluate(turn, [base64.b64encode(picture.tobytes()).decode(), 77, 60, turns]), strict=True):
+        theirs = upright(picture, (x, y), tilt, scale, size, cv2.BORDER_CONSTANT if grey else cv2.BORDER_REPLICATE).astype(int).reshape(-1)
+        difference = np.abs(theirs - np.array(pixels))
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01, (tilt, difference.max(), (difference > 0).mean())
+
+
+@in_browser
+def test_browser_looks_twice_and_turns_heads_as_python_does(ready: Visit, model: Path) -> None:
+    photo = decode_picture(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    once, twice = (load_yunet(model.with_name("yunet.onnx"), score, twice=many) for score, many in ((0.3, False), (SETTINGS["face_score"], True)))
+    files, unsure, tilted = {}, 0, 0
+    for angle in (-50, -35, -20, 0, 20, 35, 50):
+        for covered in (440, 235, 225):
+            scene = cv2.warpAffine(photo, cv2.getRotationMatrix2D((256, 220), angle, 0.5), (512, 440), borderValue=(114, 114, 114))
+            scene[covered:] = 114
+            files[f"{angle} {covered}.png"] = scene
+            unsure, tilted = unsure + any(0.3 <= one.score < 0.85 for one in once(scene)), tilted + any(one.tilt for one in twice(scene))
+    answers = ready.page.evaluate(LOOK, [None, {name: base64.b64encode(encode(scene)).decode() for name, scene in files.items()}])
+    for name, scene in files.items():
+        for one, other in zip(twice(scene), answers[name], strict=True):
+            assert (other["score"], other["tilt"]) == (pytest.approx(one.score, abs=0.01), pytest.approx(one.tilt, abs=0.5)), name
+            expected = [one.face.x, one.face.y, one.face.width, one.face.height]
+            assert [other[side] for side in ("x", "y", "width", "height")] == pytest.approx(expected, abs=0.004), name  # of two equally sure boxes either may win
+    assert unsure > 5 and tilted > 10 and sum(map(len, answers.values())) > 15
 
 
 @in_browser

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from emodetect import watch
 from emodetect.cli import main
 from emodetect.core import ParameterError
-from emodetect.detector import Detector, cut_out, letterbox, to_tensor
+from emodetect.detector import Detector, Found, cut_out, letterbox, to_tensor
 from emodetect.engine import Engine, Served, load_model
 from emodetect.labels import EMOTIONS, Face
 from emodetect.sample import draw_portrait
@@ -59,8 +59,8 @@ def fitted_detector() -> Detector:
     boxes = fit(features(to_tensor([letterbox(picture, SIDE)[0] for picture, _ in drawn]), 8), np.array([[face.x, face.y, face.width, face.height] for _, face in drawn]))
     names = fit(features(to_tensor([cut_out(picture, face, SHARE, SIDE)[0] for picture, face in missed]), 16), np.eye(8)[[face.emotion for _, face in missed]])
 
-    def find(picture: np.ndarray) -> list[tuple[float, Face]]:
-        return [(0.9, Face(0, *(features(to_tensor([letterbox(picture, SIDE)[0]]), 8)[0] @ boxes).clip(0.1, 0.9).tolist()))]
+    def find(picture: np.ndarray) -> list[Found]:
+        return [Found(0.9, Face(0, *(features(to_tensor([letterbox(picture, SIDE)[0]]), 8)[0] @ boxes).clip(0.1, 0.9).tolist()))]
 
     def network(tensor: np.ndarray) -> np.ndarray:
         place = np.tile([SIDE / 2, SIDE / 2, SHARE * SIDE, SHARE * SIDE], (len(tensor), 1))

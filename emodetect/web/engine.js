@@ -4,7 +4,7 @@ import { Problem } from "./texts.js";
 
 const MOST = 50_000_000; // pixels; a larger picture is refused, as the Python detector does
 const PATIENCE = 60_000; // milliseconds that the server has for an answer
-const NEAR = 64; // pixels; the camera's faces are near, and looking for small ones takes several times as long
+const NEAR = 75; // pixels; the camera's faces are near, and looking for small ones takes several times as long
 const AS_STORED = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
 
 /** An answer whose faces are numbered as one reads them, from the left. */

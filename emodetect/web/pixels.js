@@ -99,6 +99,26 @@ function shrunk({ data, width, height }, newWidth, newHeight) {
   return { data: resized, width: newWidth, height: newHeight };
 }
 
+/** The square around a tilted head (degrees, clockwise), turned so that it is upright; beyond the edge is the last pixel, or grey. */
+export function upright({ data, width, height }, x, y, tilt, scale, size, grey = false) {
+  const angle = (tilt * Math.PI) / 180, across = Math.cos(angle) / scale, down = Math.sin(angle) / scale, square = new Uint8ClampedArray(size * size * 3);
+  const inside = (value, length) => Math.min(Math.max(value, 0), length - 1);
+  const beyond = (column, row) => grey && (column < 0 || row < 0 || column >= width || row >= height);
+  for (let row = 0, to = 0; row < size; row++) {
+    for (let column = 0; column < size; column++) {
+      const right = column - size / 2, below = row - size / 2;
+      const fromX = x + across * right - down * below, fromY = y + down * right + across * below;
+      const left = Math.floor(fromX), top = Math.floor(fromY), far = fromX - left, low = fromY - top;
+      for (let channel = 0; channel < 3; channel++) {
+        const pixel = (one, other) => (beyond(one, other) ? GREY : data[(inside(other, height) * width + inside(one, width)) * 3 + channel]);
+        const above = pixel(left, top) * (1 - far) + pixel(left + 1, top) * far;
+        square[to++] = above * (1 - low) + (pixel(left, top + 1) * (1 - far) + pixel(left + 1, top + 1) * far) * low; // a clamped array rounds
+      }
+    }
+  }
+  return { data: square, width: size, height: size };
+}
+
 /** A part of a picture; what lies outside of the picture is grey. */
 export function part({ data, width, height }, left, top, newWidth, newHeight) {
   const cut = new Uint8Array(newWidth * newHeight * 3).fill(GREY);
@@ -117,10 +137,10 @@ export function letterbox(picture, size) {
   return { square: part(resize(picture, width, height, false), -left, -top, size, size), scale, left, top };
 }
 
-/** The square around a face, of which the face's side is `share`; and its pixels for one of the picture. */
+/** The upright square around a face, of which the face's side is `share`; and its pixels for one of the picture. */
 export function cutOut(picture, face, share, size) {
-  const side = Math.max(Math.sqrt(face.width * picture.width * face.height * picture.height) / share, 1);
-  const left = round(face.x * picture.width - side / 2), top = round(face.y * picture.height - side / 2);
-  const whole = Math.max(round(side), 1);
-  return { square: resize(part(picture, left, top, whole, whole), size, size, whole > size), scale: size / whole };
+  const [x, y] = [face.x * picture.width, face.y * picture.height];
+  const side = Math.max(Math.sqrt(face.width * picture.width * face.height * picture.height) / share, 1), whole = Math.max(round(side), 1);
+  const square = face.tilt ? upright(picture, x, y, face.tilt, 1, whole, true) : part(picture, round(x - side / 2), round(y - side / 2), whole, whole);
+  return { square: resize(square, size, size, whole > size), scale: size / whole };
 }
