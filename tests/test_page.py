@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -289,12 +290,12 @@ def test_browser_looks_twice_and_turns_heads_as_python_does(ready: Visit, model:
     photo = decode_picture(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
     once, twice = (load_yunet(model.with_name("yunet.onnx"), score, twice=many) for score, many in ((0.3, False), (SETTINGS["face_score"], True)))
     files, unsure, tilted = {}, 0, 0
-    for angle in (-50, -35, -20, 0, 20, 35, 50):
-        for covered in (440, 235, 225):
-            scene = cv2.warpAffine(photo, cv2.getRotationMatrix2D((256, 220), angle, 0.5), (512, 440), borderValue=(114, 114, 114))
-            scene[covered:] = 114
-            files[f"{angle} {covered}.png"] = scene
-            unsure, tilted = unsure + any(0.3 <= one.score < 0.85 for one in once(scene)), tilted + any(one.tilt for one in twice(scene))
+    for angle, covered in [*itertools.product((-50, -35, -20, 0, 20, 35, 50), (440, 235, 225)), (30, 217)]:
+        scene = cv2.warpAffine(photo, cv2.getRotationMatrix2D((256, 220), angle, 0.5), (512, 440), borderValue=(114, 114, 114))
+        scene[covered:] = 114
+        files[f"{angle} {covered}.png"] = scene
+        unsure, tilted = unsure + any(0.3 <= one.score < 0.85 for one in once(scene)), tilted + any(one.tilt for one in twice(scene))
+    assert len(once(scene)) == 2 and len(twice(scene)) == 1, "two guesses at one head are one face"
     answers = ready.page.evaluate(LOOK, [None, {name: base64.b64encode(encode(scene)).decode() for name, scene in files.items()}])
     for name, scene in files.items():
         for one, other in zip(twice(scene), answers[name], strict=True):
