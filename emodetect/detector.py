@@ -274,13 +274,13 @@ def scores_at(
     output: np.ndarray,  # 12 × places, as a network gives it
     box: Sequence[float],  # left, top, right, bottom in pixels of the square
 ) -> np.ndarray:  # 8
-    "The scores for a face whose box is known: the best of the places that agree with it, or those of the place that agrees most."
+    "The scores for a face whose box is known: a mean of the places that agree with it at least half as well as the best does, weighted by how well, and by how sure they are."
     boxes = np.concatenate([output[:2] - output[2:4] / 2, output[:2] + output[2:4] / 2])
     overlap = np.prod(np.clip(np.minimum(boxes[2:].T, box[2:]) - np.maximum(boxes[:2].T, box[:2]), 0, None), axis=1)
     areas = output[2] * output[3] + (box[2] - box[0]) * (box[3] - box[1])
     agreement = overlap / np.maximum(areas - overlap, 1e-9)
-    best = output[4:].max(axis=0) * (agreement >= 0.5)
-    return output[4:, best.argmax() if best.any() else agreement.argmax()]
+    weights = np.clip(agreement - agreement.max() / 2, 0, None) * output[4:].max(axis=0)
+    return output[4:] @ weights / max(weights.sum(), 1e-9)
 
 class Detector:
     "Finds faces and their apparent expressions in pictures."

@@ -96,12 +96,11 @@ export class Detector {
     });
   }
 
-  /** The scores for a face whose box is known: the best of the places that agree with it, or those of the place that agrees most. */
+  /** The scores for a face whose box is known: a mean of the places that agree with it at least half as well as the best does, weighted by how well, and by how sure they are. */
   scoresAt(output, box) {
-    const places = this.places(output).map((place) => ({ ...place, agrees: agreement(place, box) }));
-    const top = (list, value) => list.reduce((one, other) => (value(other) > value(one) ? other : one));
-    const near = places.filter((place) => place.agrees >= 0.5 && place.score > 0);
-    return (near.length ? top(near, (place) => place.score) : top(places, (place) => place.agrees)).scores;
+    const places = this.places(output), agreements = places.map((place) => agreement(place, box)), least = agreements.reduce((one, other) => Math.max(one, other), 0) / 2;
+    const weights = places.map(({ score }, number) => Math.max(agreements[number] - least, 0) * score), sum = Math.max(weights.reduce((one, other) => one + other, 0), 1e-9);
+    return this.settings.names.map((_, emotion) => places.reduce((total, { scores }, number) => total + weights[number] * scores[emotion], 0) / sum);
   }
 
   /** A face of its box and the network's scores, as the service tells it. */
