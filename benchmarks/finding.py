@@ -11,7 +11,6 @@ A face counts as found at an intersection over union of 0.5. Emotions are judged
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from emodetect.core import cores, print_progress
 from emodetect.detector import MODES, Detector, decode_picture, load_detector, load_session
 from emodetect.evaluation import confusion_matrix, confusions, finding_and_naming, judge, match
 from emodetect.labels import EMOTIONS, Face, intersection_over_union
-from emodetect.scenes import KINDS, Scene, compose_scene, draw_clouds, portraits
+from emodetect.scenes import KINDS, Placed, Scene, compose_scene, draw_clouds, portraits
 from emodetect.yunet import FaceFinder, load_yunet
 
 PROJECT = Path(__file__).parent.parent
@@ -77,6 +76,16 @@ def count_looks(finder: FaceFinder, scenes: Sequence[Scene], empty: Sequence[np.
     }
 
 
+def found_share(faces: Sequence[tuple[Placed, str | None]]) -> float | None:
+    """Which share of some faces got an answer."""
+    return share(answer is not None for _, answer in faces)
+
+
+def right_share(faces: Sequence[tuple[Placed, str | None]]) -> float | None:
+    """Which share of the faces that got an answer got the right one."""
+    return share(EMOTIONS[placed.face.emotion] == answer for placed, answer in faces if answer)
+
+
 def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np.ndarray], progress: Callable[[int, int], None]) -> dict[str, object]:
     """Finding and naming in scenes."""
     rows, false, taken = [], 0, 0.0
@@ -88,18 +97,18 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         rows += [(placed, answer) for placed, answer in zip(scene.faces, answered, strict=True)]
         progress(done, len(scenes))
     seen = [(placed, answer) for placed, answer in rows if placed.size >= 24]
-    large = [(placed, answer) for placed, answer in seen if placed.size >= 48 and answer]
-    right = {kind: share(EMOTIONS[placed.face.emotion] == answer for placed, answer in large if placed.kind == kind) for kind in KINDS}
-    sizes: dict[str, list[bool]] = defaultdict(list)
+    by_size: dict[int, list[tuple[Placed, str | None]]] = {size: [] for size in SIZES}
     for placed, answer in rows:
-        sizes[f"from {max(size for size in SIZES if placed.size >= size - 1)} px"].append(answer is not None)
+        by_size[max(size for size in SIZES if placed.size >= size - 1)].append((placed, answer))
+    by_kind = {kind: [(placed, answer) for placed, answer in seen if placed.kind == kind] for kind in KINDS}
     return {
         "faces": len(rows),
-        "found_24_px_and_more": share(answer is not None for _, answer in seen),
-        "found_by_size": {name: share(sizes[name]) for name in sorted(sizes, key=lambda name: int(name.split()[1]))},
-        "found_by_kind": {kind: share(answer is not None for placed, answer in seen if placed.kind == kind) for kind in KINDS},
-        "emotion_right_of_found": share(EMOTIONS[placed.face.emotion] == answer for placed, answer in rows if answer),
-        "emotion_right_of_48_px_and_more": right,
+        "found_24_px_and_more": found_share(seen),
+        "found_by_size": {f"from {size} px": found_share(some) for size, some in by_size.items()},
+        "found_by_kind": {kind: found_share(some) for kind, some in by_kind.items()},
+        "emotion_right_of_found_24_px_and_more": right_share(seen),
+        "emotion_right_by_size": {f"from {size} px": right_share(some) for size, some in by_size.items()},
+        "emotion_right_of_48_px_and_more": {kind: right_share([(placed, answer) for placed, answer in some if placed.size >= 48]) for kind, some in by_kind.items()},
         "false_faces_in_scenes": false,
         "false_faces_in_100_face_free": round(100 * sum(len(detector([picture])[0]) for picture in empty) / len(empty), 2),
         "milliseconds_a_scene": round(1000 * taken / len(scenes), 1),
