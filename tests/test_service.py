@@ -33,7 +33,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from emodetect.labels import EMOTIONS
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
-from tests.attack import Service, bombard, form, hostile, mutations, picture
+from tests.attack import Reply, Service, bombard, form, hostile, mutations, picture
 
 PROJECT = Path(__file__).parent.parent
 QUICK = {"body_seconds": 1, "header_seconds": 0.5, "idle_seconds": 0.5, "body_megabytes": 2, "source": "https://example.org/source"}
@@ -317,11 +317,20 @@ def heavy() -> bytes:
 
 def test_beyond_its_capacity_it_says_so_at_once(tmp_path: Path) -> None:
     with Service(tmp_path, threads=1, queue=2, pictures=2, wait_seconds=60) as service, ThreadPoolExecutor(24) as clients:
-        body = heavy()
-        sent = [clients.submit(service.send, body, "image/png") for _ in range(48)]
-        until(lambda: figure(service, "emodetect_waiting_pictures") == 2)
-        assert service.ask("GET", "/readyz").status == service.ask("GET", "/healthz").status == 200, "a full service must not be taken out: the others are as full"
-        replies = [one.result() for one in sent]
+        body, stop = heavy(), threading.Event()
+
+        def press() -> list[Reply]:
+            replies = [service.send(body, "image/png")]
+            while not stop.is_set():  # until the service has been seen to be full
+                replies.append(service.send(body, "image/png"))
+            return replies
+        sent = [clients.submit(press) for _ in range(24)]
+        try:
+            until(lambda: figure(service, "emodetect_waiting_pictures") == 2)
+            assert service.ask("GET", "/readyz").status == service.ask("GET", "/healthz").status == 200, "a full service must not be taken out: the others are as full"
+        finally:
+            stop.set()
+        replies = [reply for one in sent for reply in one.result()]
         statuses = Counter(reply.status for reply in replies)
         assert set(statuses) == {200, 503} and statuses[200] >= 3, statuses
         refused = [reply for reply in replies if reply.status == 503]
@@ -358,13 +367,19 @@ def _asked(service: Service) -> int:
 
 def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
     service, body = Service(tmp_path, threads=1, wait_seconds=60), heavy()
-    with ThreadPoolExecutor(8) as clients:
-        replies = [clients.submit(service.send, body, "image/png") for _ in range(8)]
-        until(lambda: figure(service, "emodetect_waiting_pictures") >= 3)
-        assert service.stop() == 0
-        assert [reply.result().status for reply in replies] == [200] * 8
-    with pytest.raises(OSError):
-        service.ask("GET", "/healthz")
+    taken = [service.connection() for _ in range(8)]
+    for connection in taken:  # all but the last byte, so that none can be answered before the end
+        connection.putrequest("POST", "/v1/predict")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:-1])
+    until(lambda: figure(service, "emodetect_held_bytes") == len(taken) * (len(body) - 1))
+    service.process.send_signal(signal.SIGTERM)
+    until(lambda: _asked(service) == 0)
+    for connection in taken:
+        connection.send(body[-1:])
+    assert [connection.getresponse().status for connection in taken] == [200] * len(taken)
+    assert service.stop() == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
