@@ -1,10 +1,11 @@
-"""Which way finds faces in photographs: the network on the whole picture, a face finder that cuts faces out for it, or both? And what does its second look do?
+"""Which way finds faces in photographs: the network on the whole picture, a face finder that cuts faces out for it, or both? And what do a second look and the network's word add?
 
 Run it with `make bench-finding` after `make pipeline`; `SCENES=50 make bench-finding` takes fewer. It writes reports/benchmarks/finding.json.
 
 The pictures are scenes composed from the portraits of the test split (nbs/17_scenes.ipynb): 0 to 12 faces from 16 pixels up, plain, tilted or half covered,
 on backgrounds without people; the whole test split as it is; and pictures without a face: backgrounds, and, as hard ones, clouds of noise and views of two photographs
-that scikit-learn brings along. What the face finder sees with one look and with two is counted at thresholds side by side.
+that scikit-learn brings along. The way that is the default stands beside itself without the network's word, and with one look only.
+What the face finder alone sees with one look and with two is counted at thresholds side by side.
 A face counts as found at an intersection over union of 0.5. Emotions are judged on the faces that were found, and beside them on the bare portraits.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from emodetect.core import cores, print_progress
-from emodetect.detector import MODES, Detector, decode_picture, load_detector, load_session
+from emodetect.detector import MODES, NEVER, Detector, decode_picture, load_detector, load_session
 from emodetect.evaluation import confusion_matrix, confusions, finding_and_naming, judge, match
 from emodetect.labels import EMOTIONS, Face, intersection_over_union
 from emodetect.scenes import KINDS, Placed, Scene, compose_scene, draw_clouds, portraits
@@ -29,7 +30,8 @@ PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "finding.json"
 SIZES = (16, 24, 48, 96)  # pixels, where the classes of size begin
 FACE_FREE = 200  # scenes without a face, beside those among the others; clouds; and views of photographs
-ONE_LOOK = "faces, one look"
+UNCONFIRMED = "faces, the finder alone decides"
+ONE_LOOK = "the same, with one look"
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -86,7 +88,12 @@ def right_share(faces: Sequence[tuple[Placed, str | None]]) -> float | None:
     return share(EMOTIONS[placed.face.emotion] == answer for placed, answer in faces if answer)
 
 
-def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np.ndarray], progress: Callable[[int, int], None]) -> dict[str, object]:
+def false_share(detector: Detector, pictures: Sequence[np.ndarray]) -> float:
+    """How many faces are seen in 100 pictures without any."""
+    return round(100 * sum(len(detector([picture])[0]) for picture in pictures) / len(pictures), 2)
+
+
+def judge_scenes(detector: Detector, scenes: Sequence[Scene], progress: Callable[[int, int], None]) -> dict[str, object]:
     """Finding and naming in scenes."""
     rows, false, taken = [], 0, 0.0
     for done, scene in enumerate(scenes, start=1):
@@ -110,7 +117,6 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], empty: Sequence[np
         "emotion_right_by_size": {f"from {size} px": right_share(some) for size, some in by_size.items()},
         "emotion_right_of_48_px_and_more": {kind: right_share([(placed, answer) for placed, answer in some if placed.size >= 48]) for kind, some in by_kind.items()},
         "false_faces_in_scenes": false,
-        "false_faces_in_100_face_free": round(100 * sum(len(detector([picture])[0]) for picture in empty) / len(empty), 2),
         "milliseconds_a_scene": round(1000 * taken / len(scenes), 1),
     }
 
@@ -122,19 +128,21 @@ def main() -> None:
     album = portraits(data)
     scenes = [compose_scene(album, index) for index in range(count)]
     empty = [compose_scene(album, 5 * index + 4, seed=1).picture for index in range(FACE_FREE)] + list(load_sample_images().images)
-    measured: dict[str, object] = {"scenes": count, "face_free": len(empty), "cores": cores(), "modes": {}}
-    for mode in (*MODES, ONE_LOOK):
-        detector = load_detector(model, mode="faces" if mode == ONE_LOOK else mode)
-        if mode == ONE_LOOK:
-            detector.find = load_yunet(PROJECT / "models" / "yunet.onnx", load_session(model)[1]["face_score"], twice=False)
+    hard = [*(draw_clouds(np.random.default_rng(index)) for index in range(FACE_FREE)), *draw_views(FACE_FREE)]
+    settings = load_session(model)[1]
+    measured: dict[str, object] = {"scenes": count, "face_free": len(empty), "hard_face_free": len(hard), "confirm": round(settings["confirm"], 3), "cores": cores(), "modes": {}}
+    for mode in (*MODES, UNCONFIRMED, ONE_LOOK):
+        detector = load_detector(model, mode=mode if mode in MODES else "faces")
+        if mode not in MODES:
+            detector.confirm, detector.find = NEVER, load_yunet(PROJECT / "models" / "yunet.onnx", settings["face_score"], settings["smallest_face"], twice=mode == UNCONFIRMED)
         bare = [(EMOTIONS[face.emotion], answers(detector, decode_picture(path), [face])[0][0]) for path, face in album]
-        row = judge_scenes(detector, scenes, empty, print_progress(f"scenes, {mode}", 3))
+        row = judge_scenes(detector, scenes, print_progress(f"scenes, {mode}", 3))
+        row |= {"false_faces_in_100_face_free": false_share(detector, empty), "false_faces_in_100_hard": false_share(detector, hard)}
         row["emotion_right_on_bare_portraits"] = share(label == answer for label, answer in bare if answer)
         row["test_split"] = {name: round(value, 3) for name, value in finding_and_naming(confusion_matrix(confusions(judge(detector, data, "test")))).items()}
         measured["modes"][mode] = row
-    hard = [*(draw_clouds(np.random.default_rng(index)) for index in range(FACE_FREE)), *draw_views(FACE_FREE)]
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
-    measured |= {"hard_face_free": len(hard), "looks": {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}}
+    measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
 

@@ -2,11 +2,12 @@
 
 Run it with `make bench-gpu` where there is a CUDA device; it needs the pictures and weights of `make pipeline`. In turns, each in a process of its own:
 
-* the training of the stage train with each precision: twice from the start, and once killed half-way and gone on with,
+* the training of the stage train, by the committed parameters, with each precision: twice from the start, and once killed half-way and gone on with,
 * `yolo train` with nothing set but model, data, size, batch, epochs and device: mixed precision is its default there.
 
 On a CPU two runs give the same bits. Here the same is asked, and where the answer is no, how far weights and figures are apart.
-`--seeds 5` compares the accuracy of both precisions, seed by seed. It writes reports/benchmarks/gpu.json.
+`--seeds 5` compares the accuracy of both precisions, seed by seed. It writes reports/benchmarks/gpu.json; what an interrupted run has measured stands in
+scratch/gpu.json, and the next run on such a machine with the same options goes on from there.
 """
 
 import argparse
@@ -18,21 +19,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from train import PRECISIONS, accuracy, yolo_train  # the benchmark beside this one
 
-from emodetect.core import ParameterError, cores
+from emodetect.core import ParameterError, cores, written_whole
 from emodetect.training import Hyperparameters, Snapshots, find_device, train
 
 PROJECT = Path(__file__).parent.parent
+PARAMETERS = yaml.safe_load((PROJECT / "params.yaml").read_text())
 RESULT = PROJECT / "reports" / "benchmarks" / "gpu.json"
+UNFINISHED = PROJECT / "scratch" / "gpu.json"
 
 
 def train_here(task: dict[str, Any]) -> None:
     """Train as the stage does; prints a line of JSON an epoch, with its figures and the time."""
-    parameters = Hyperparameters(**{name: task[name] for name in ("image_size", "batch", "epochs", "precision")}, lr0=0.002)
+    given = PARAMETERS["train"] | {name: task[name] for name in ("image_size", "batch", "epochs", "precision")}
+    parameters = Hyperparameters(**{field.name: given[field.name] for field in fields(Hyperparameters)})
     folder = Path(task["folder"])
     folder.mkdir(exist_ok=True)
     train(
@@ -98,14 +104,26 @@ def measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def known(facts: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run has measured under the same facts, or the facts alone."""
+    found = json.loads(UNFINISHED.read_text()) if UNFINISHED.is_file() else {}
+    return found if facts.items() <= found.items() else dict(facts)
+
+
+def keep(measured: dict[str, Any]) -> None:
+    """Write down what is measured so far."""
+    with written_whole(UNFINISHED) as part:
+        part.write_text(json.dumps(measured, indent=2) + "\n")
+
+
 def main() -> None:
     """Measure, print and write down."""
     top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     top.add_argument("--here", metavar="TASK", help=argparse.SUPPRESS)
     top.add_argument("--device", default="0", help="a device of PyTorch; cpu tries the benchmark itself")
-    top.add_argument("--epochs", type=int, default=10, help="of each training, from 2")
-    top.add_argument("--batch", type=int, default=32, help="pictures a step")
-    top.add_argument("--image-size", type=int, default=160, help="pixels, a multiple of 32")
+    top.add_argument("--epochs", type=int, default=PARAMETERS["train"]["epochs"], help="of each training, from 2")
+    top.add_argument("--batch", type=int, default=PARAMETERS["train"]["batch"], help="pictures a step")
+    top.add_argument("--image-size", type=int, default=PARAMETERS["model"]["image_size"], help="pixels, a multiple of 32")
     top.add_argument("--seeds", type=int, default=0, help="compare the accuracy of both precisions with so many seeds, from 2")
     top.add_argument("--data", type=Path, default=PROJECT / "data" / "prepared", help="a prepared data set")
     top.add_argument("--weights", type=Path, default=PROJECT / "models" / "pretrained.pt", help="pre-trained weights")
@@ -127,15 +145,16 @@ def main() -> None:
     pictures = len(list((options.data / "train" / "images").iterdir()))
     task = {"data": str(options.data.resolve()), "weights": str(options.weights.resolve()), "threads": 2, "device": device, "seed": 0, "resume": "never"}
     task |= {"image_size": options.image_size, "batch": options.batch, "epochs": options.epochs, "pictures": pictures}
-    measured: dict[str, Any] = {
+    measured = known({
         "gpu": "none" if device == "cpu" else torch.cuda.get_device_name(int(device)),
         "cores": cores(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
-    } | {name: task[name] for name in ("pictures", "epochs", "batch", "image_size")}
+    } | {name: task[name] for name in ("pictures", "epochs", "batch", "image_size")})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for precision in PRECISIONS:
-            measured[precision] = measure(task | {"precision": precision}, folder)
+            measured[precision] = measured.get(precision) or measure(task | {"precision": precision}, folder)
+            keep(measured)
             print(f"{precision}: {json.dumps(measured[precision])}", flush=True)
         copy = shutil.copytree(options.data, folder / "data")  # Ultralytics writes beside the labels
         measured["yolo_train_images_per_second"] = round(pictures * options.epochs / yolo_train(task | {"data": str(copy)}), 1)
@@ -146,6 +165,7 @@ def main() -> None:
     if device != "cpu":
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    UNFINISHED.unlink()
     for precision in PRECISIONS:
         for what in ("again", "killed"):
             found = measured[precision][what]

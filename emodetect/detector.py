@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'PNG_CHUNKS', 'STRAY_MARKER', 'GREY', 'Network', 'FaceFinder', 'MODES',
-           'METADATA_KEY', 'FINDER_KEY', 'ENGINES', 'PRECISIONS', 'SETTINGS', 'COLOURS', 'UNCERTAIN', 'decode_picture',
-           'decode_plain', 'Letterbox', 'to_tensor', 'letterbox', 'Detection', 'to_probabilities', 'decode_outputs',
-           'decode_output', 'Found', 'upright', 'cut_out', 'scores_at', 'Detector', 'load_session', 'run_openvino',
-           'make_detector', 'load_detector', 'session_detector', 'draw_detections', 'draw_labels']
+           'NEVER', 'METADATA_KEY', 'FINDER_KEY', 'ENGINES', 'PRECISIONS', 'SETTINGS', 'COLOURS', 'UNCERTAIN',
+           'decode_picture', 'decode_plain', 'Letterbox', 'to_tensor', 'letterbox', 'Detection', 'to_probabilities',
+           'decode_outputs', 'decode_output', 'Found', 'upright', 'cut_out', 'scores_at', 'sureness_at', 'Detector',
+           'load_session', 'run_openvino', 'make_detector', 'load_detector', 'session_detector', 'draw_detections',
+           'draw_labels']
 
 # %% ../nbs/15_detector.ipynb #15-detector-02
 import base64
@@ -231,6 +232,7 @@ class Found(NamedTuple):
 
 FaceFinder = Callable[[np.ndarray], list[Found]]  # RGB picture → faces, the surest first; see `emodetect.yunet`
 MODES: tuple[str, ...] = ("frame", "faces", "both")
+NEVER = 2.0  # more than any score: nothing is confirmed
 
 def upright(
     picture: np.ndarray,  # RGB, uint8, height × width × 3
@@ -275,12 +277,23 @@ def scores_at(
     box: Sequence[float],  # left, top, right, bottom in pixels of the square
 ) -> np.ndarray:  # 8
     "The scores for a face whose box is known: a mean of the places that agree with it at least half as well as the best does, weighted by how well, and by how sure they are."
+    agreement = _agreement(output, box)
+    weights = np.clip(agreement - agreement.max() / 2, 0, None) * output[4:].max(axis=0)
+    return output[4:] @ weights / max(weights.sum(), 1e-9)
+
+def sureness_at(
+    output: np.ndarray,  # 12 × places, as a network gives it
+    box: Sequence[float],  # left, top, right, bottom in pixels of the square
+) -> float:  # 0 to 1
+    "How sure the network is that there is a face in a box: the best score of the places that agree with it at an intersection over union of a half or more, 0 if none does."
+    return float((output[4:].max(axis=0) * (_agreement(output, box) >= 0.5)).max())
+
+def _agreement(output: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    "The intersection over union of each place's box (of 12 × places) and a box."
     boxes = np.concatenate([output[:2] - output[2:4] / 2, output[:2] + output[2:4] / 2])
     overlap = np.prod(np.clip(np.minimum(boxes[2:].T, box[2:]) - np.maximum(boxes[:2].T, box[:2]), 0, None), axis=1)
     areas = output[2] * output[3] + (box[2] - box[0]) * (box[3] - box[1])
-    agreement = overlap / np.maximum(areas - overlap, 1e-9)
-    weights = np.clip(agreement - agreement.max() / 2, 0, None) * output[4:].max(axis=0)
-    return output[4:] @ weights / max(weights.sum(), 1e-9)
+    return overlap / np.maximum(areas - overlap, 1e-9)
 
 class Detector:
     "Finds faces and their apparent expressions in pictures."
@@ -296,11 +309,13 @@ class Detector:
         share: float = 0.8,  # side of a face over the side of its cut-out, 0 to 1
         temperature: float = 1.0,  # of the probabilities, above 0; see `to_probabilities`
         reject: float = 0.0,  # an emotion less likely than this is uncertain, 0 to 1
+        face_score: float = 0.0,  # faces of which the finder is less sure count only if the network confirms them, 0 to 1
+        confirm: float = NEVER,  # how sure the network must be to confirm one; above 1 none counts
         batch: int = 32,  # squares that go through a network at once
         workers: int = 1,  # threads that share the pictures of a call
         single: Callable[[], Network] | None = None,  # opens the network that each of them runs, which calculates with one thread; None: they run `network`
     ) -> None:
-        for name, value in (("confidence", confidence), ("iou", iou), ("share", share), ("reject", reject)):
+        for name, value in (("confidence", confidence), ("iou", iou), ("face_score", face_score), ("share", share), ("reject", reject)):
             if not 0 <= value <= 1:
                 raise ParameterError(f"{name} is {value}; give a number from 0 to 1.")
         if mode not in MODES or (find is None and mode != "frame"):
@@ -308,6 +323,7 @@ class Detector:
         if temperature <= 0 or share == 0:
             raise ParameterError("temperature and share must be above 0.")
         self.network, self.image_size, self.confidence, self.iou, self.mode, self.find = network, image_size, confidence, iou, mode, find
+        self.face_score, self.confirm = face_score, confirm
         self.share, self.temperature, self.reject, self.batch = share, temperature, reject, batch
         self.workers, self.single, self.pool = workers, cache(single or (lambda: network)), ThreadPoolExecutor(workers, "detector")
 
@@ -344,18 +360,22 @@ class Detector:
         return found
 
     def _named(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
-        "The faces that the finder finds, with what the network says of their cut-outs."
+        "The faces that the finder finds and, where it is not sure, the network confirms, with what the network says of their cut-outs."
         found = [(place, *one) for place, picture in enumerate(pictures) for one in self.find(picture)]
         cuts = [cut_out(pictures[place], face, self.share, self.image_size, tilt) for place, _, face, tilt in found]
-        scores, boxes = [], []
+        kept, sure, scores, boxes = [], [], [], []
         outputs = (output for _, some in self._run(network, [square for square, _ in cuts]) for output in some)
-        for output, (_, scale), (place, _, face, _) in zip(outputs, cuts, found, strict=True):
+        for output, (_, scale), (place, score, face, _) in zip(outputs, cuts, found, strict=True):
             height, width = pictures[place].shape[:2]
             reach = np.array([face.width * width, face.height * height]) * scale / 2
-            scores.append(scores_at(output, [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)]))
-            boxes.append(face.corners(width, height))
+            box = [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)]
+            if score >= self.face_score or sureness_at(output, box) >= self.confirm:
+                kept.append(place)
+                sure.append(score)
+                scores.append(scores_at(output, box))
+                boxes.append(face.corners(width, height))
         answers: list[list[Detection]] = [[] for _ in pictures]
-        for (place, *_), face in zip(found, self._detections(boxes, [score for _, score, _, _ in found], np.array(scores).reshape(-1, len(EMOTIONS))), strict=True):
+        for place, face in zip(kept, self._detections(boxes, sure, np.array(scores).reshape(-1, len(EMOTIONS))), strict=True):
             answers[place].append(face)
         return answers
 
@@ -378,7 +398,8 @@ SETTINGS: dict[str, Any] = {  # name → default
     "mode": "frame",  # of `MODES`
     "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
     "iou": 0.5,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
-    "face_score": 0.6,  # faces of which the finder is less sure don't count, 0 to 1
+    "face_score": 0.6,  # faces of which the finder is less sure count only if the network confirms them, 0 to 1
+    "confirm": NEVER,  # how sure the network must be to confirm one; above 1 none counts; calibrated
     "smallest_face": 24,  # pixels; the finder need not find smaller ones
     "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1
     "share": 0.8,  # side of a face over the side of its cut-out, 0 to 1; calibrated
@@ -443,15 +464,15 @@ def make_detector(
     single: Callable[[], Network] | None = None,  # as `Detector` takes them
 ) -> Detector:
     "The detector that a description tells of; `ModelError` if the finder is damaged, `ParameterError` for a value out of range."
-    from emodetect.yunet import load_yunet
+    from emodetect.yunet import GUESSED, load_yunet
     description = SETTINGS | dict(description)  # a model of an earlier version lacks later settings
     if confidence is not None and not 0 <= confidence <= 1:
         raise ParameterError(f"confidence is {confidence}; give a number from 0 to 1.")
-    score, best = (description["face_score"], description["confidence"]) if confidence is None else (confidence, confidence)
-    find = load_yunet(finder, score, description["smallest_face"]) if finder else None
+    score, best, confirm = (description["face_score"], description["confidence"], description["confirm"]) if confidence is None else (confidence, confidence, NEVER)
+    find = load_yunet(finder, score if confirm > 1 else min(score, GUESSED), description["smallest_face"]) if finder else None
     return Detector(
         network, description["image_size"], best, description["iou"], mode or description["mode"], find,
-        description["share"], description["temperature"], description["reject"], workers=workers, single=single,
+        description["share"], description["temperature"], description["reject"], score, confirm, workers=workers, single=single,
     )
 
 def load_detector(

@@ -140,7 +140,7 @@ def _make_small(places: Workspace, need: str) -> None:
         train(places.prepared, places.weights, places.checkpoint, parameters=Hyperparameters(image_size=64, epochs=1, batch=8), on_epoch=lambda _: None)
     elif need == "calibration":
         places.calibration.parent.mkdir(parents=True, exist_ok=True)
-        places.calibration.write_text(json.dumps({"share": 0.8, "temperature": 1.0}) + "\n")
+        places.calibration.write_text(json.dumps({"share": 0.8, "temperature": 1.0, "confirm": 2.0}) + "\n")
     elif need == "model":
         from emodetect.export import describe, export_onnx
         from emodetect.yolo import load_checkpoint

@@ -13,13 +13,15 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from conftest import PROJECT, Copy
-from emodetect.detector import SETTINGS, Detection, decode_picture, letterbox, load_detector, upright
+from emodetect.detector import FINDER_KEY, NEVER, SETTINGS, Detection, decode_picture, letterbox, load_detector, upright
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
+from emodetect.stand_in import write_stand_in
 from emodetect.yunet import YUNET, load_yunet
 from tests.attack import Service
 from tests.page import CHROMIUM, QUIET, WEB, film
@@ -303,6 +305,34 @@ def test_browser_looks_twice_and_turns_heads_as_python_does(ready: Visit, model:
             expected = [one.face.x, one.face.y, one.face.width, one.face.height]
             assert [other[side] for side in ("x", "y", "width", "height")] == pytest.approx(expected, abs=0.004), name  # of two equally sure boxes either may win
     assert unsure > 5 and tilted > 10 and sum(map(len, answers.values())) > 15
+
+
+@in_browser
+def test_browser_lets_the_network_confirm_as_python_does(ready: Visit, model: Path, tmp_path: Path) -> None:
+    """Heads that the finder doubts, and a network that is the surer of a face the redder its cut-out is."""
+    photo = decode_picture(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    scenes = {}
+    for angle, covered in itertools.product((-35, 0, 35), (440, 235, 225, 220)):
+        scene = cv2.warpAffine(photo, cv2.getRotationMatrix2D((256, 220), angle, 0.5), (512, 440), borderValue=(114, 114, 114))
+        scene[covered:] = 114
+        scenes[f"{angle} {covered}.png"] = scene
+    files, counts = {name: base64.b64encode(encode(scene)).decode() for name, scene in scenes.items()}, []
+    for confirm in (NEVER, 0.52, 0.0):
+        path = write_stand_in(tmp_path / "model.onnx", score=0.0, mode="faces", face_score=0.95, confirm=confirm)
+        red = onnx.load(path)
+        next(one for one in red.graph.initializer if one.name == "nothing").CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), "nothing"))
+        red.metadata_props.add(key=FINDER_KEY, value=base64.b64encode(model.with_name("yunet.onnx").read_bytes()).decode())
+        onnx.save(red, path)
+        ready.page.evaluate("""async (content) => {
+            const { Detector } = await import("./detector.js"), ort = await import("./vendor/ort.wasm.bundle.min.mjs");
+            ort.env.logLevel = "error";
+            window.detector = await Detector.load(ort, Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0)));
+        }""", base64.b64encode(path.read_bytes()).decode())
+        detector, answers = load_detector(path), ready.page.evaluate(LOOK, ["faces", files])
+        for name, scene in scenes.items():
+            assert [face["face"] for face in answers[name]] == pytest.approx([face.face for face in detector([scene])[0]], abs=0.01), (name, confirm)
+        counts.append(sum(map(len, answers.values())))
+    assert counts[0] < counts[1] < counts[2], counts
 
 
 @in_browser

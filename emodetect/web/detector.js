@@ -1,11 +1,11 @@
 // From a picture to boxes with emotions: what emodetect.detector does (nbs/15_detector.ipynb), with the same file and the same answers.
 import { agreement, best } from "./boxes.js";
-import { FaceFinder } from "./finder.js";
+import { FaceFinder, GUESSED } from "./finder.js";
 import { metadata, ofAnySize } from "./onnx.js";
 import { cutOut, letterbox } from "./pixels.js";
 
 const SETTINGS = { // name → default, for a model of an earlier version
-  mode: "frame", confidence: 0.25, iou: 0.5, face_score: 0.6, smallest_face: 24, reject: 0, share: 0.8, temperature: 1,
+  mode: "frame", confidence: 0.25, iou: 0.5, face_score: 0.6, confirm: 2, smallest_face: 24, reject: 0, share: 0.8, temperature: 1,
 };
 const BATCH = 32; // squares that go through the network at once
 const MOST = 300; // faces in a whole picture
@@ -16,6 +16,18 @@ export function toProbabilities(scores, temperature) {
   const logits = clipped.map((score) => Math.log(score / (1 - score)) / temperature), top = Math.max(...logits);
   const powers = logits.map((logit) => Math.exp(logit - top)), sum = powers.reduce((one, other) => one + other);
   return powers.map((power) => power / sum);
+}
+
+/** The scores for a face whose box is known: a mean of the places that agree with it at least half as well as the best does, weighted by how well, and by how sure they are. */
+function scoresAt(places, agreements) {
+  const least = agreements.reduce((one, other) => Math.max(one, other), 0) / 2;
+  const weights = places.map(({ score }, number) => Math.max(agreements[number] - least, 0) * score), sum = Math.max(weights.reduce((one, other) => one + other, 0), 1e-9);
+  return places[0].scores.map((_, emotion) => places.reduce((total, { scores }, number) => total + weights[number] * scores[emotion], 0) / sum);
+}
+
+/** How sure the network is that there is a face in a box: the best score of the places that agree with it by a half or more, 0 if none does. */
+function surenessAt(places, agreements) {
+  return places.reduce((most, { score }, number) => (agreements[number] >= 0.5 ? Math.max(most, score) : most), 0);
 }
 
 export class Detector {
@@ -29,7 +41,8 @@ export class Detector {
     let finder = null;
     if (settings.mode !== "frame") {
       const bytes = Uint8Array.from(atob(yunet), (letter) => letter.charCodeAt(0));
-      finder = new FaceFinder(ort, await ort.InferenceSession.create(ofAnySize(bytes)), settings.face_score, settings.smallest_face);
+      const score = settings.confirm > 1 ? settings.face_score : Math.min(settings.face_score, GUESSED);
+      finder = new FaceFinder(ort, await ort.InferenceSession.create(ofAnySize(bytes)), score, settings.smallest_face);
     }
     return new Detector(ort, network, settings, finder);
   }
@@ -83,24 +96,18 @@ export class Detector {
     });
   }
 
-  /** The faces that the finder finds, with what the network says of their cut-outs. */
+  /** The faces that the finder finds and, where it is not sure, the network confirms, with what the network says of their cut-outs. */
   async named(picture, smallest) {
-    const { image_size, share } = this.settings, { width, height } = picture;
+    const { image_size, share, face_score, confirm } = this.settings, { width, height } = picture;
     const found = await this.finder.find(picture, smallest), cuts = found.map((face) => cutOut(picture, face, share, image_size));
-    return (await this.run(cuts.map((cut) => cut.square))).map((output, number) => {
-      const face = found[number], middle = image_size / 2;
+    return (await this.run(cuts.map((cut) => cut.square))).flatMap((output, number) => {
+      const face = found[number], middle = image_size / 2, places = this.places(output);
       const across = (face.width * width * cuts[number].scale) / 2, down = (face.height * height * cuts[number].scale) / 2;
-      const scores = this.scoresAt(output, { left: middle - across, top: middle - down, right: middle + across, bottom: middle + down });
+      const agreements = places.map((place) => agreement(place, { left: middle - across, top: middle - down, right: middle + across, bottom: middle + down }));
+      if (face.score < face_score && surenessAt(places, agreements) < confirm) return [];
       const [left, right] = [-1, 1].map((side) => (face.x + (side * face.width) / 2) * width), [top, bottom] = [-1, 1].map((side) => (face.y + (side * face.height) / 2) * height);
-      return this.detection({ left, top, right, bottom }, face.score, scores);
+      return [this.detection({ left, top, right, bottom }, face.score, scoresAt(places, agreements))];
     });
-  }
-
-  /** The scores for a face whose box is known: a mean of the places that agree with it at least half as well as the best does, weighted by how well, and by how sure they are. */
-  scoresAt(output, box) {
-    const places = this.places(output), agreements = places.map((place) => agreement(place, box)), least = agreements.reduce((one, other) => Math.max(one, other), 0) / 2;
-    const weights = places.map(({ score }, number) => Math.max(agreements[number] - least, 0) * score), sum = Math.max(weights.reduce((one, other) => one + other, 0), 1e-9);
-    return this.settings.names.map((_, emotion) => places.reduce((total, { scores }, number) => total + weights[number] * scores[emotion], 0) / sum);
   }
 
   /** A face of its box and the network's scores, as the service tells it. */

@@ -5,7 +5,7 @@ import { resize, round, upright } from "./pixels.js";
 const SEEN = 56; // pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
 const STEP = 4; // from one look to the next, coarser one
 const LONGEST = 2560; // pixels; a picture is not enlarged beyond this, and a larger one is brought to it
-const GUESSED = 0.3; // from this score on something may be a face, and
+export const GUESSED = 0.3; // from this score on something may be a face, and
 const SURE = 0.85; // from this one on it is; between them a second, closer look decides
 const CLOSE = 100; // pixels; the longer side of a face at the second look, in a square of twice that
 const TILTED = 8; // degrees; a head that is tilted as much is turned upright, in up to
