@@ -13,7 +13,7 @@ import yaml
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, sooner than in a stage
 PROJECT = Path(__file__).parent
-LONGEST = ("guides/sweep.ipynb", "test_experiments.py", "test_interrupted.py", "test_provenance.py", "test_pipeline.py", "test_registry.py")
+LONGEST = ("guides/sweep.ipynb", "test_provenance.py", "test_experiments.py", "test_interrupted.py", "test_pipeline.py", "test_registry.py")
 SMALL = {
     "data": {"train": 24, "valid": 8, "test": 12},
     "model": {"weights": "none", "image_size": 64},
@@ -51,7 +51,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that take minutes: begun last, one of them would keep a single core busy at the end."""
+    """Start with the files that take minutes: begun last, one of them would keep a single core busy at the end.
+
+    The first that needs the pipeline comes well before the others, which would wait for it.
+    """
     items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if item.path.match(name)), len(LONGEST)))
 
 

@@ -96,8 +96,8 @@ def fit_confirmation(
     image_size: int,  # side of the network's square, pixels
     share: float,  # side of a face over the side of its cut-out, 0 to 1
     least: float = SETTINGS["confidence"],  # 0 to 1
-    clouds: int = 100,  # pictures
-    places: int = 3,  # in each of them
+    clouds: int = 30,  # pictures
+    places: int = 10,  # in each of them
     seed: int = 0,
 ) -> float:  # 0 to 1
     "How sure the network is of the surest of places without a face, at random in size (24 to 200 pixels) and position; at least `least`."

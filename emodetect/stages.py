@@ -350,4 +350,6 @@ def main(
 
 # %% ../nbs/90_stages.ipynb #90-stages-34
 if __name__ == "__main__" and Path(sys.argv[0]).name == "stages.py":  # and not in a notebook, whose name is __main__, too
+    no_package: Any = None
+    sys.modules.setdefault("rfc3987_syntax", no_package)  # with it, jsonschema compiles a grammar at each start, which takes a second, for addresses that no notebook's schema holds
     sys.exit(main())
