@@ -131,10 +131,10 @@ def test_a_parameter_reruns_the_stages_that_depend_on_it(pipeline: Copy, change:
 
 def test_experiments_import_their_own_copy_of_the_package(pipeline: Copy, tmp_path: Path) -> None:
     """Queued and temporary experiments run the code of their commit, though another checkout's package is installed."""
-    queued = pipeline.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.gallery=7").stdout
+    queued = pipeline.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "evaluate.gallery=7", "evaluate").stdout
     assert "Queued experiment" in queued
     started = pipeline.run("dvc", "exp", "run", "--run-all", "--jobs", "1").stdout
-    temporary = pipeline.run("dvc", "exp", "run", "--temp", "--name", "temporary", "-S", "evaluate.gallery=6").stdout
+    temporary = pipeline.run("dvc", "exp", "run", "--temp", "--name", "temporary", "-S", "evaluate.gallery=6", "evaluate").stdout
     names = {row["name"] for row in json.loads(pipeline.run("dvc", "exp", "show", "--json").stdout)[1]["experiments"] or []}
     assert names == {"queued", "temporary"}, started + temporary
     for name, gallery in (("queued", 7), ("temporary", 6)):
