@@ -2,12 +2,13 @@
 
 Run it with `make bench-gpu` where there is a CUDA device; it needs the pictures and weights of `make pipeline`. In turns, each in a process of its own:
 
-* the training of the stage train, by the committed parameters, with each precision: twice from the start, and once killed half-way and gone on with,
+* the training of the stage train, by the parameters of params.yaml, with each precision: twice from the start, and once killed half-way and gone on with,
 * `yolo train` with nothing set but model, data, size, batch, epochs and device: mixed precision is its default there.
 
 On a CPU two runs give the same bits. Here the same is asked, and where the answer is no, how far weights and figures are apart.
-`--seeds 5` compares the accuracy of both precisions, seed by seed. It writes reports/benchmarks/gpu.json; what an interrupted run has measured stands in
-scratch/gpu.json, and the next run on such a machine with the same options goes on from there.
+`--seeds 5` compares the accuracy of both precisions, seed by seed, as `make bench-train` does, with that benchmark's parameters.
+It writes reports/benchmarks/gpu.json; what an interrupted run has measured stands in scratch/gpu.json, and the next run on such a machine with the same
+options, parameters, pictures and weights goes on from there.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from typing import Any
 import yaml
 from train import PRECISIONS, accuracy, yolo_train  # the benchmark beside this one
 
-from emodetect.core import ParameterError, cores, written_whole
+from emodetect.core import ParameterError, cores, fingerprint, sha256_file, written_whole
 from emodetect.training import Hyperparameters, Snapshots, find_device, train
 
 PROJECT = Path(__file__).parent.parent
@@ -149,6 +150,9 @@ def main() -> None:
         "gpu": "none" if device == "cpu" else torch.cuda.get_device_name(int(device)),
         "cores": cores(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
+        "train": PARAMETERS["train"],
+        "data_sha256": fingerprint(options.data),
+        "weights_sha256": sha256_file(options.weights),
     } | {name: task[name] for name in ("pictures", "epochs", "batch", "image_size")})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

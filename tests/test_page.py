@@ -330,8 +330,11 @@ def test_browser_lets_the_network_confirm_as_python_does(ready: Visit, model: Pa
         }""", base64.b64encode(path.read_bytes()).decode())
         detector, answers = load_detector(path), ready.page.evaluate(LOOK, ["faces", files])
         for name, scene in scenes.items():
-            assert [face["face"] for face in answers[name]] == pytest.approx([face.face for face in detector([scene])[0]], abs=0.01), (name, confirm)
+            expected, found = detector([scene])[0], answers[name]
+            assert [face["face"] for face in found] == pytest.approx([face.face for face in expected], abs=0.01), (name, confirm)
+            assert [face["left"] for face in found] == pytest.approx([face.left for face in expected], abs=2), (name, confirm)
         counts.append(sum(map(len, answers.values())))
+    ready.page.evaluate("delete window.detector")
     assert counts[0] < counts[1] < counts[2], counts
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from conftest import Copy
 from emodetect.checkout import origin_of
+from emodetect.detector import load_session
 from emodetect.manifest import MANIFEST, pictures_of
 from emodetect.provenance import read_provenance
 
@@ -35,6 +36,12 @@ def test_every_stage_leaves_its_outputs(pipeline: Copy) -> None:
         for out in stage["outs"]:
             assert (pipeline.folder / out["path"]).exists() and out["md5"]
     assert (pipeline.folder / "models" / "emodetect.onnx").stat().st_size > 1_000_000
+
+
+def test_the_model_carries_what_was_calibrated(pipeline: Copy) -> None:
+    calibration = json.loads((pipeline.folder / "models" / "calibration.json").read_text())
+    described = load_session(pipeline.folder / "models" / "emodetect.onnx")[1]
+    assert {name: described[name] for name in ("share", "temperature", "confirm")} == {name: calibration[name] for name in ("share", "temperature", "confirm")}
 
 
 def test_a_second_repro_runs_nothing(pipeline: Copy) -> None:

@@ -366,20 +366,20 @@ def _asked(service: Service) -> int:
 
 
 def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
-    service, body = Service(tmp_path, threads=1, wait_seconds=60), heavy()
-    taken = [service.connection() for _ in range(8)]
-    for connection in taken:  # all but the last byte, so that none can be answered before the end
-        connection.putrequest("POST", "/v1/predict")
-        connection.putheader("Content-Type", "image/png")
-        connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body[:-1])
-    until(lambda: figure(service, "emodetect_held_bytes") == len(taken) * (len(body) - 1))
-    service.process.send_signal(signal.SIGTERM)
-    until(lambda: _asked(service) == 0)
-    for connection in taken:
-        connection.send(body[-1:])
-    assert [connection.getresponse().status for connection in taken] == [200] * len(taken)
-    assert service.stop() == 0
+    with Service(tmp_path, threads=1, wait_seconds=60) as service:
+        body, taken = heavy(), [service.connection() for _ in range(8)]
+        for connection in taken:  # all but the last byte, so that none can be answered before the end
+            connection.putrequest("POST", "/v1/predict")
+            connection.putheader("Content-Type", "image/png")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[:-1])
+        until(lambda: figure(service, "emodetect_held_bytes") == len(taken) * (len(body) - 1))
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: _asked(service) == 0)
+        for connection in taken:
+            connection.send(body[-1:])
+        assert [connection.getresponse().status for connection in taken] == [200] * len(taken)
+        assert service.process.wait(20) == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
