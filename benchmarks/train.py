@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from emodetect.stages import SPINS
+from emodetect.stages import QUICK
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "train.json"
@@ -175,7 +175,7 @@ def run(what: str, **task: Any) -> tuple[dict[str, Any], float]:
     """Do one of `HERE` in a process of its own; its answer and its seconds."""
     started = time.monotonic()
     with tempfile.NamedTemporaryFile("r") as answer:
-        environment = {"GOMP_SPINCOUNT": SPINS} | os.environ  # as the stage does
+        environment = QUICK | os.environ  # as the stage does
         done = subprocess.run([sys.executable, __file__, "--here", what, json.dumps(task), answer.name], env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"bench-train: {what} failed:\n{done.stdout}{done.stderr}")
@@ -187,7 +187,7 @@ def yolo_train(task: dict[str, Any]) -> float:
     from emodetect.yolo import quiet_ultralytics
 
     quiet_ultralytics()  # a settings folder for this process, and offline: else it fetches a font
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *QUICK)}
     with tempfile.TemporaryDirectory() as folder:
         given = {"model": "yolo11n.yaml", "data": f"{task['data']}/data.yaml", "imgsz": task["image_size"]} | {name: task[name] for name in ("batch", "epochs", "device")}
         command = ["yolo", "detect", "train", *(f"{name}={value}" for name, value in given.items()), f"project={folder}"]

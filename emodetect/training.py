@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from . import trainer
 from .core import DataError, EmodetectError, ModelError, ParameterError, cores, fingerprint, sha256_file
 from .labels import EMOTIONS
 from .manifest import MANIFEST, pictures_of, read_manifest
-from .trainer import Epoch, OnEpoch, Run, Snapshots, Trainer
+from .trainer import Epoch, OnEpoch, Run, Snapshots, Trainer, pictures_kept
 from .yolo import build_model, data_file, fix_randomness, load_pretrained, quiet_ultralytics, save_checkpoint
 
 # %% ../nbs/12_training.ipynb #12-training-04
@@ -220,7 +221,8 @@ def fit(
         if fitted.ddp and not (run.snapshots and run.snapshots.every):
             run.snapshots = Snapshots(Path(arguments["project"]) / "run.pt")
         fitted.model, told = model, len(run.epochs)
-        fitted.train()
+        with pictures_kept() if arguments["workers"] == 0 else nullcontext():  # a process that only reads lives no longer than an epoch
+            fitted.train()
         if fitted.ddp:  # the run of the other processes comes back as their last snapshot
             run.load()
             for epoch in run.epochs[told:]:

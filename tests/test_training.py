@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from ultralytics.models.yolo.detect import DetectionTrainer
 
+from emodetect import training
 from emodetect.core import DataError, EmodetectError, ModelError, ParameterError, sha256_file
 from emodetect.manifest import MANIFEST, read_manifest
 from emodetect.prepare import prepare
@@ -134,6 +137,35 @@ def test_every_epoch_can_be_gone_on_from(place: Place, values: dict[str, Any]) -
     assert parts == whole and told == seen == whole.epochs and place.hash("parts.pt") == place.hash("whole.pt")
     if "patience" in values:
         assert len(whole.epochs) < values["epochs"] and any(epoch.metrics["metrics/mAP50"] for epoch in whole.epochs)
+
+
+def test_pictures_and_boxes_are_those_that_ultralytics_would_show(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(Trainer):
+        build_dataset = DetectionTrainer.build_dataset
+        _close_dataloader_mosaic = DetectionTrainer._close_dataloader_mosaic
+        preprocess_batch = DetectionTrainer.preprocess_batch
+
+    values = {"mosaic": 1.0, "close_mosaic": 1, "hsv_h": 0.1}
+    ours = place.train("ours.pt", values)
+    monkeypatch.setattr(training, "Trainer", Plain)
+    monkeypatch.setattr(training, "pictures_kept", nullcontext)
+    theirs = place.train("theirs.pt", values)
+    losses = [[{name: value for name, value in epoch.metrics.items() if name.startswith("train/")} for epoch in trained.epochs] for trained in (ours, theirs)]
+    assert losses[0] == losses[1]
+    assert place.hash("ours.pt") == place.hash("theirs.pt")
+
+
+def test_validation_sees_pictures_as_large_as_the_training_does(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    forward = training.build_model("yolo11n").__class__.predict
+
+    def predict(model: Any, pictures: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.add((model.training, *pictures.shape[2:]))
+        return forward(model, pictures, *arguments, **options)
+
+    monkeypatch.setattr("ultralytics.nn.tasks.DetectionModel.predict", predict)
+    place.train("a.pt", {"epochs": 1})
+    assert {shape for shape in seen if not shape[0]} >= {(False, 64, 64)} and (True, 64, 64) in seen and (False, 96, 96) not in seen
 
 
 def test_model_without_suppression_goes_on_with_its_two_losses(place: Place) -> None:
