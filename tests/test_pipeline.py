@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from emodetect.checkout import origin_of
 from emodetect.detector import load_session
 from emodetect.manifest import MANIFEST, pictures_of
 from emodetect.provenance import read_provenance
+from emodetect.stages import QUICK
 
 STAGES = ["fetch", "weights", "prepare", "train", "calibrate", "evaluate", "export", "report"]
 
@@ -352,3 +354,21 @@ def test_stage_notebook_run_by_hand_leaves_the_pipeline_alone(pipeline: Copy) ->
     pipeline.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", str(notebook), env=os.environ | {"PYTHONPATH": source})
     assert (pipeline.folder / "scratch" / "prepare" / "data" / "prepared" / MANIFEST).exists()
     assert pipeline.run("git", "status", "--porcelain").stdout == "" and ran(pipeline.repro()) == set()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the environment of a stage speaks to the GNU C library")
+def test_stage_keeps_its_memory_and_what_the_user_set(pipeline: Copy) -> None:
+    path = pipeline.folder / "nbs" / "stages" / "weights.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    memory = "int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')"
+    source = f"import os\nbefore = {memory}\nblock = b'x' * 2**28\ndel block\nprint('kept', {memory} - before > 2**27, os.environ['GOMP_SPINCOUNT'])"
+    notebook.cells.append(nbformat.v4.new_code_cell(source))
+    given = {name: value for name, value in os.environ.items() if name not in QUICK}
+    chosen = ({"GOMP_SPINCOUNT": "77"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"})
+    try:
+        nbformat.write(notebook, path)
+        printed = [pipeline.run(sys.executable, "-m", "emodetect.stages", "weights", env=given | more).stdout for more in chosen]
+    finally:
+        pipeline.run("git", "checkout", "--quiet", "--", ".")
+        pipeline.run("dvc", "checkout", "--force")
+    assert "kept True 77" in printed[0] and f"kept False {QUICK['GOMP_SPINCOUNT']}" in printed[1], printed
