@@ -282,7 +282,7 @@ def _joined(outputs: Sequence["NotebookNode"]) -> list["NotebookNode"]:
 # %% ../nbs/90_stages.ipynb #90-stages-28
 QUICK = {  # environment of a stage's process
     "GOMP_SPINCOUNT": "10000",  # times that a waiting thread of OpenMP looks for work before it sleeps
-    "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in (("hugetlb", 1), ("mmap_threshold", 2**30), ("trim_threshold", 2**30), ("top_pad", 2**26))),  # bytes
+    "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in (("hugetlb", 1), ("mmap_threshold", 2**25), ("trim_threshold", 2**30), ("top_pad", 2**26))),  # bytes; an older C library takes no more than 32 MiB for the first
 }
 
 def run_stage(

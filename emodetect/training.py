@@ -221,7 +221,7 @@ def fit(
         if fitted.ddp and not (run.snapshots and run.snapshots.every):
             run.snapshots = Snapshots(Path(arguments["project"]) / "run.pt")
         fitted.model, told = model, len(run.epochs)
-        with pictures_kept() if arguments["workers"] == 0 else nullcontext():  # a process that only reads lives no longer than an epoch
+        with pictures_kept() if arguments["workers"] == 0 else nullcontext():  # processes that read for the training live no longer than an epoch
             fitted.train()
         if fitted.ddp:  # the run of the other processes comes back as their last snapshot
             run.load()

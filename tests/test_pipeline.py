@@ -361,7 +361,7 @@ def test_stage_keeps_its_memory_and_what_the_user_set(pipeline: Copy) -> None:
     path = pipeline.folder / "nbs" / "stages" / "weights.ipynb"
     notebook = nbformat.read(path, as_version=4)
     memory = "int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')"
-    source = f"import os\nbefore = {memory}\nblock = b'x' * 2**28\ndel block\nprint('kept', {memory} - before > 2**27, os.environ['GOMP_SPINCOUNT'])"
+    source = f"import os\nbefore = {memory}\nblocks = [b'x' * 2**24 for _ in range(16)]\ndel blocks\nprint('kept', {memory} - before > 2**27, os.environ['GOMP_SPINCOUNT'])"
     notebook.cells.append(nbformat.v4.new_code_cell(source))
     given = {name: value for name, value in os.environ.items() if name not in QUICK}
     chosen = ({"GOMP_SPINCOUNT": "77"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"})
