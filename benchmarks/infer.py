@@ -164,7 +164,7 @@ def models(folder: Path, size: int, trained: "DetectionModel") -> dict[str, Path
         export_onnx(trained, target, description, finder=finder)
         if precision == "int8":
             network = load_detector(target, engine="onnxruntime").network
-            quantise(target, target, seen_squares(network, description, finder, PROJECT / "data" / "prepared", 200))
+            quantise(target, target, seen_squares(network, description, finder, PROJECT / "data" / "prepared", 200), engine)
     return files
 
 

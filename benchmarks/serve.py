@@ -4,8 +4,8 @@ Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each me
 
 All servers run side by side and are asked one after the other, three times over; the medians count. They answer the same drawn portraits of 96 pixels,
 sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered. YOLO looks at whole pictures, so the service does,
-too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; and with OpenVINO in 16 bits, if it is
-installed. As delivered, it looks for faces first, which is more work ("service").
+too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; in 8 bits, and in 16 with OpenVINO, if it
+is installed. As delivered, it looks for faces first, which is more work ("service").
 """
 
 import asyncio
@@ -33,9 +33,10 @@ import psutil
 from PIL import Image
 
 from emodetect.core import cores
-from emodetect.detector import SETTINGS, decode_picture, load_session
+from emodetect.detector import SETTINGS, decode_picture, load_detector, load_session
 from emodetect.engine import load_model
 from emodetect.export import describe, export_onnx
+from emodetect.precision import quantise, seen_squares
 from emodetect.sample import draw_portrait
 from emodetect.yolo import load_checkpoint
 
@@ -63,7 +64,10 @@ def whole_picture(target: Path, size: int, **settings: str) -> Path:
     trained, _ = load_checkpoint(CHECKPOINT)
     described = load_session(MODEL)[1]
     kept = {name: described[name] for name in SETTINGS if name in described}
-    export_onnx(trained, target, describe(size, kept | {"mode": "frame"} | settings))
+    description = describe(size, kept | {"mode": "frame"} | settings)
+    export_onnx(trained, target, description)
+    if settings.get("precision") == "int8":
+        quantise(target, target, seen_squares(load_detector(target).network, description, b"", PROJECT / "data" / "prepared", 200))
     return target
 
 
@@ -219,6 +223,8 @@ def commands(folder: Path) -> tuple[dict[str, tuple[list[str], dict[str, str]]],
     models = {"service": MODEL, WHOLE: whole_picture(folder / "own.onnx", own), SMALL: whole_picture(folder / "96.onnx", 96)}
     servers = {"plain": plain(own), "plain, 96 px": plain(96)} | {name: (service(model), {}) for name, model in models.items()}
     servers[f"{WHOLE}, one at a time"] = service(models[WHOLE]), {"EMODETECT_BATCH": "1"}
+    for name, size in ((f"{WHOLE}, int8", own), (f"{SMALL}, int8", 96)):
+        servers[name] = service(whole_picture(folder / f"int8-{size}.onnx", size, precision="int8")), {}
     if importlib.util.find_spec("openvino"):
         for name, size in ((f"{WHOLE}, bf16", own), (f"{SMALL}, bf16", 96)):
             servers[name] = service(whole_picture(folder / f"bf16-{size}.onnx", size, engine="openvino", precision="bf16")), {}

@@ -428,6 +428,8 @@ def load_session(
         raise ModelError(f"{path}: its classes are {description.get('names')}, not the eight emotions in their order; export it again.")
     return session, description
 
+_OPENVINO = threading.Lock()  # held at each first answer: two threads that give OpenVINO its first array at the same moment wait for each other forever, each in pybind11's look for NumPy
+
 def run_openvino(
     model: bytes,  # an ONNX file that `load_session` takes
     threads: int = 0,  # for each call; 0 lets OpenVINO choose
@@ -444,14 +446,25 @@ def run_openvino(
     if threads:
         streams = max(1, cores() // threads)  # so many threads of the caller are answered at once, each by threads of its own
         options |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", options)
-    own = threading.local()
+    core, compiled, own = openvino.Core(), {}, threading.local()
+
+    def new_request(alone: bool, batch: np.ndarray) -> Any:
+        "For one picture, or for any number: where it knows the number, OpenVINO need not look it up in every layer. It has answered once."
+        with _OPENVINO:
+            if alone not in compiled:
+                network = core.read_model(io.BytesIO(model))
+                if alone:
+                    network.reshape(batch.shape)
+                compiled[alone] = core.compile_model(network, "CPU", options)
+            request = compiled[alone].create_infer_request()
+            request.infer({0: batch})
+        return request
 
     def run(batch: np.ndarray) -> np.ndarray:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        return own.request.infer({0: batch})[0]
+        requests, alone = vars(own).setdefault("requests", {}), len(batch) == 1
+        if alone not in requests:
+            requests[alone] = new_request(alone, batch)
+        return requests[alone].infer({0: batch})[0]
     return run
 
 def make_detector(

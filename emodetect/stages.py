@@ -11,10 +11,10 @@ __all__ = ['PROJECT_VARIABLE', 'PIPELINE_ROOT', 'KINDS', 'COMMANDS', 'QUICK', 'D
 import argparse
 import ast
 import json
-import logging
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,6 @@ def workspace(
 ) -> Workspace:
     "The places of a stage, its inputs being there; `DataError` if the pipeline lacks one."
     check_own_package()
-    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # a kernel that is told to end may find its sockets closed, and would print a traceback
     places = Workspace(Path(root))
     if root == PIPELINE_ROOT:
         for need in needs:
@@ -300,10 +299,11 @@ def run_stage(
     check_own_package()
     parameters = stage_parameters(project, stage) | {"root": PIPELINE_ROOT}
     source, target = project / "nbs" / "stages" / f"{stage}.ipynb", project / "reports" / "notebooks" / f"{stage}.ipynb"
-    with written_whole(target) as part:
+    with written_whole(target) as part, tempfile.TemporaryDirectory(prefix="emodetect-", ignore_cleanup_errors=True) as scraps:
+        os.environ["TMPDIR"] = scraps  # the notebook's process has no time to tidy up: to end in good order, PyTorch takes seconds
         try:
             papermill.execute_notebook(
-                source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), stderr_file=Clock(sys.stderr), autosave_cell_every=0,
+                source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), stderr_file=Clock(sys.stderr), autosave_cell_every=0, shutdown_kernel="immediate",
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else each kernel warns that its socket on this machine is not encrypted, and tells that it was told to end; a cell's error is the notebook's
             )
             nbformat.write(canonical(nbformat.read(part, as_version=4)), part)

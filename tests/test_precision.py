@@ -74,3 +74,25 @@ load_detector(sys.argv[1], engine=sys.argv[3])([decode_picture(sys.argv[2])])
     done = subprocess.run([sys.executable, "-c", code, pipeline.folder / "models" / "emodetect.onnx", picture, engine], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+ALL_AT_ONCE = """
+import sys, threading
+import numpy as np
+from emodetect.detector import run_openvino
+sys.setswitchinterval(1e-9)  # threads take turns as often as they can
+network = run_openvino(open(sys.argv[1], "rb").read(), 1)
+start, answers = threading.Barrier(16), []
+def ask():
+    start.wait()
+    answers.append(network(np.zeros((2, 3, 64, 64), np.float32)))
+threads = [threading.Thread(target=ask) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(answers))
+"""
+
+
+def test_threads_that_ask_openvino_first_at_the_same_moment_are_all_answered(pipeline: Copy) -> None:
+    for _ in range(3):  # unguarded, about nine in ten such processes hang
+        assert pipeline.run(sys.executable, "-c", ALL_AT_ONCE, "models/emodetect.onnx", timeout=120).stdout == "16\n"
