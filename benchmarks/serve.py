@@ -64,10 +64,10 @@ def whole_picture(target: Path, size: int, **settings: str) -> Path:
     trained, _ = load_checkpoint(CHECKPOINT)
     described = load_session(MODEL)[1]
     kept = {name: described[name] for name in SETTINGS if name in described}
-    description = describe(size, kept | {"mode": "frame"} | settings)
+    description = describe(size, kept | {"mode": "frame", "engine": "onnxruntime", "precision": "fp32"} | settings)
     export_onnx(trained, target, description)
-    if settings.get("precision") == "int8":
-        quantise(target, target, seen_squares(load_detector(target).network, description, b"", PROJECT / "data" / "prepared", 200))
+    if description["precision"] == "int8":
+        quantise(target, target, seen_squares(load_detector(target).network, description, b"", PROJECT / "data" / "prepared", 200), description["engine"])
     return target
 
 

@@ -428,7 +428,7 @@ def load_session(
         raise ModelError(f"{path}: its classes are {description.get('names')}, not the eight emotions in their order; export it again.")
     return session, description
 
-_OPENVINO = threading.Lock()  # held at each first answer: two threads that give OpenVINO its first array at the same moment wait for each other forever, each in pybind11's look for NumPy
+_OPENVINO = threading.Lock()  # held at a network's first answer: two threads that give OpenVINO its first array at the same moment wait for each other forever, each in pybind11's look for NumPy
 
 def run_openvino(
     model: bytes,  # an ONNX file that `load_session` takes
@@ -448,22 +448,22 @@ def run_openvino(
         options |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
     core, compiled, own = openvino.Core(), {}, threading.local()
 
-    def new_request(alone: bool, batch: np.ndarray) -> Any:
-        "For one picture, or for any number: where it knows the number, OpenVINO need not look it up in every layer. It has answered once."
+    def new_request(alone: bool, picture: np.ndarray) -> Any:
+        "For one picture, or for any number: where it knows the number, OpenVINO need not look it up in every layer."
         with _OPENVINO:
             if alone not in compiled:
                 network = core.read_model(io.BytesIO(model))
                 if alone:
-                    network.reshape(batch.shape)
-                compiled[alone] = core.compile_model(network, "CPU", options)
-            request = compiled[alone].create_infer_request()
-            request.infer({0: batch})
-        return request
+                    network.reshape(picture.shape)
+                ready = core.compile_model(network, "CPU", options)
+                ready.create_infer_request().infer({0: picture})
+                compiled[alone] = ready
+        return compiled[alone].create_infer_request()
 
     def run(batch: np.ndarray) -> np.ndarray:
         requests, alone = vars(own).setdefault("requests", {}), len(batch) == 1
         if alone not in requests:
-            requests[alone] = new_request(alone, batch)
+            requests[alone] = new_request(alone, batch[:1])
         return requests[alone].infer({0: batch})[0]
     return run
 

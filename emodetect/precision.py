@@ -59,9 +59,9 @@ def seen_squares(
         raise DataError(f"{data}: on {min(pictures, len(files))} pictures of the validation split the network was asked nothing; raise export.calibration_pictures, or give it pictures with faces.")
     return np.concatenate(seen)
 
-EIGHT_BITS: dict[str, tuple[str, ...]] = {  # what each engine is to calculate in 8 bits
-    "onnxruntime": ("Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "Slice", "MaxPool", "Resize"),
-    "openvino": ("Conv",),
+EIGHT_BITS: dict[str, dict[str, Any]] = {  # what each engine is to calculate in 8 bits, as `quantize_static` takes it
+    "onnxruntime": {"op_types_to_quantize": ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "Slice", "MaxPool", "Resize"]},
+    "openvino": {"op_types_to_quantize": ["Conv"], "extra_options": {"OpTypesToExcludeOutputQuantization": ["Conv"]}},
 }
 
 def quantise(
@@ -88,8 +88,8 @@ def quantise(
     try:
         with written_whole(target) as part:
             quantize_static(
-                model, part, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(EIGHT_BITS[engine]), nodes_to_exclude=_last_steps(model.graph),
-                per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+                model, part, Reader(), quant_format=QuantFormat.QDQ, nodes_to_exclude=_last_steps(model.graph), per_channel=True, reduce_range=True,
+                weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8, **deepcopy(EIGHT_BITS[engine]),
             )
             reduced = onnx.load(part)
             onnx.helper.set_model_props(reduced, known)
@@ -101,11 +101,11 @@ def quantise(
 def _last_steps(
     graph: onnx.GraphProto,  # its nodes sorted, as ONNX asks for
 ) -> list[str]:
-    "The names of the nodes after the last convolutions."
-    needed: set[str] = set()  # values on which a convolution depends
+    "The names of the nodes after the last trained convolutions; those have a bias."
+    needed: set[str] = set()  # values on which a trained convolution depends
     last = []
     for node in reversed(graph.node):
-        if node.op_type == "Conv" or needed.intersection(node.output):
+        if (node.op_type == "Conv" and len(node.input) == 3) or needed.intersection(node.output):
             needed.update(node.input)
         else:
             last.append(node.name)

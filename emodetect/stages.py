@@ -15,7 +15,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,6 +285,18 @@ QUICK = {  # environment of a stage's process
     "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in (("hugetlb", 1), ("mmap_threshold", 2**25), ("trim_threshold", 2**30), ("top_pad", 2**26))),  # bytes; an older C library takes no more than 32 MiB for the first
 }
 
+@contextmanager
+def _scraps() -> Iterator[None]:
+    "A temporary folder for processes that are given no time to tidy up: to end in good order, PyTorch takes seconds."
+    before = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
+    with tempfile.TemporaryDirectory(prefix="emodetect-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            os.environ |= before
+
 def run_stage(
     stage: str,  # a stage of dvc.yaml with a notebook of the same name
     project: Path = Path(),  # the folder with dvc.yaml; the current one
@@ -299,8 +312,7 @@ def run_stage(
     check_own_package()
     parameters = stage_parameters(project, stage) | {"root": PIPELINE_ROOT}
     source, target = project / "nbs" / "stages" / f"{stage}.ipynb", project / "reports" / "notebooks" / f"{stage}.ipynb"
-    with written_whole(target) as part, tempfile.TemporaryDirectory(prefix="emodetect-", ignore_cleanup_errors=True) as scraps:
-        os.environ["TMPDIR"] = scraps  # the notebook's process has no time to tidy up: to end in good order, PyTorch takes seconds
+    with written_whole(target) as part, _scraps():
         try:
             papermill.execute_notebook(
                 source, part, parameters, cwd=project, kernel_name="python3", language="python", progress_bar=False, stdout_file=Clock(sys.stdout), stderr_file=Clock(sys.stderr), autosave_cell_every=0, shutdown_kernel="immediate",

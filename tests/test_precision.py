@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from conftest import Copy
 from emodetect import detector as module
 from emodetect.core import EmodetectError
 from emodetect.dataset import image_files
-from emodetect.detector import decode_picture, load_detector, load_session
+from emodetect.detector import ENGINES, decode_picture, load_detector, load_session
 
 
 @pytest.fixture
@@ -25,17 +26,22 @@ def other(pipeline: Copy, tmp_path: Path) -> Copy:
     return changed
 
 
-def test_eight_bits_are_exported_calibrated_and_judged(other: Copy) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eight_bits_are_exported_calibrated_and_judged(other: Copy, engine: str) -> None:
     before = (other.folder / "models" / "emodetect.onnx").stat().st_size
-    other.change({"export": {"precision": "int8", "engine": "openvino", "calibration_pictures": 8, "max_accuracy_drop": 1.0}})
+    other.change({"export": {"precision": "int8", "engine": engine, "calibration_pictures": 8, "max_accuracy_drop": 1.0}})
     done = other.stage("export")
     assert done.returncode == 0, done.stdout
     path = other.folder / "models" / "emodetect.onnx"
-    assert path.stat().st_size < before / 2 and load_session(path)[1] | {"precision": "int8", "engine": "openvino"} == load_session(path)[1]
+    assert path.stat().st_size < before / 2 and load_session(path)[1] | {"precision": "int8", "engine": engine} == load_session(path)[1]
+    graph = onnx.load(path).graph
+    activations = {node.output[0] for node in graph.node if node.op_type == "Sigmoid" and "/act/" in node.name}
+    followed_by = {node.op_type for node in graph.node if activations.intersection(node.input)}
+    assert followed_by == {"QuantizeLinear" if engine == "onnxruntime" else "Mul"}, "the file is made for its engine"
     report = json.loads((other.folder / "reports" / "export" / "parity.json").read_text())
-    assert list(report["accuracy"]) == ["fp32, onnxruntime", "int8, openvino"] and report["model_bytes"] == path.stat().st_size
+    assert list(report["accuracy"]) == ["fp32, onnxruntime", f"int8, {engine}"] and report["model_bytes"] == path.stat().st_size
     pictures = [decode_picture(picture) for picture in image_files(other.folder / "data" / "prepared", "test")]
-    here, there = (load_detector(path, engine=engine)(pictures) for engine in (None, "onnxruntime"))
+    here, there = (load_detector(path, engine=name)(pictures) for name in (None, ENGINES[1 - ENGINES.index(engine)]))
     assert sum(len(faces) for faces in here) == sum(len(faces) for faces in there) > 0
 
 
