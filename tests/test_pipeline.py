@@ -345,17 +345,19 @@ def test_bad_data_stop_the_stage_with_one_sentence(pipeline: Copy, name: str) ->
     assert done.returncode == 1 and len(told) == 1 and named in told[0] and "Traceback" not in done.stdout, done.stdout
 
 
-def test_bad_data_stop_the_pipeline_which_goes_on_when_they_are_mended(pipeline: Copy, tmp_path: Path) -> None:
-    faces = shutil.copytree(pipeline.folder / "data" / "raw", tmp_path / "faces")
-    before = {label: label.read_text() for label in faces.rglob("*.txt")}
-    named = FAULTS["class 8"](faces)
+@pytest.mark.parametrize("name", FAULTS)
+def test_bad_data_stop_the_pipeline_which_goes_on_when_they_are_mended(pipeline: Copy, name: str, tmp_path: Path) -> None:
+    good = shutil.copytree(pipeline.folder / "data" / "raw", tmp_path / "good")
+    faces = shutil.copytree(good, tmp_path / "faces")
+    named = FAULTS[name](faces)
     try:
         pipeline.change({"data": {"source": "folder", "path": str(faces)}})
         stopped = pipeline.run("dvc", "repro", "prepare", check=False)
-        assert stopped.returncode != 0 and named in stopped.stdout and "Traceback" not in stopped.stdout, stopped.stdout
-        for label, text in before.items():
-            label.write_text(text)
-        assert ran(pipeline.repro("prepare")) == {"fetch", "prepare"}
+        assert stopped.returncode != 0 and "Traceback" not in stopped.stdout, stopped.stdout
+        assert named in stopped.stdout or (name == "empty split" and "the split 'test' is empty" in stopped.stdout), stopped.stdout
+        shutil.rmtree(faces)
+        shutil.copytree(good, faces)
+        assert {"fetch"} <= ran(pipeline.repro("prepare")) <= {"fetch", "prepare"}  # what it prepared once, DVC remembers
     finally:
         pipeline.run("git", "checkout", "--quiet", "--", ".")
         pipeline.run("dvc", "checkout", "--force")
