@@ -9,11 +9,10 @@ Every contestant is a process of its own with the same number of threads, and th
 * the bare engine: the network alone on a tensor that lies ready, in the same process.
 
 Start-up is from the start of the process to the first answer; memory is the most that the process ever took.
-What a precision costs in accuracy is measured on the validation split.
+What a precision costs in accuracy is measured on the validation split, at both sizes; `taken` says whether the stage export would take the file.
 """
 
 import argparse
-import base64
 import json
 import os
 import re
@@ -25,12 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ultralytics.nn.tasks import DetectionModel
+from models import judge_models, write_model
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "infer.json"
@@ -149,25 +147,6 @@ def installed_megabytes(*names: str) -> int:
     return round(size / 1e6)
 
 
-def models(folder: Path, size: int, trained: "DetectionModel") -> dict[str, Path]:
-    """The files to run, by their engine and precision: the trained model at a size, with the settings of the exported one."""
-    from emodetect.detector import FINDER_KEY, SETTINGS, load_detector, load_session
-    from emodetect.export import describe, export_onnx
-    from emodetect.precision import quantise, seen_squares
-
-    session, described = load_session(PROJECT / "models" / "emodetect.onnx")
-    finder = base64.b64decode(session.get_modelmeta().custom_metadata_map[FINDER_KEY])
-    settings, files = {name: described[name] for name in SETTINGS if name in described}, {}
-    for engine, precision in CHOICES:
-        files[f"{engine} {precision}"] = target = folder / f"{engine}-{precision}-{size}.onnx"
-        description = describe(size, settings | {"engine": engine, "precision": precision})
-        export_onnx(trained, target, description, finder=finder)
-        if precision == "int8":
-            network = load_detector(target, engine="onnxruntime").network
-            quantise(target, target, seen_squares(network, description, finder, PROJECT / "data" / "prepared", 200), engine)
-    return files
-
-
 Taken = dict[int, dict[str, list[dict[str, list[float]]]]]  # batch → contestant → round → way → seconds a picture of each pass
 
 
@@ -211,8 +190,6 @@ def main() -> None:
     import torch
 
     from emodetect.core import cores, print_progress
-    from emodetect.detector import load_detector
-    from emodetect.precision import accuracy_of
     from emodetect.yolo import load_checkpoint
 
     threads = cores()
@@ -223,12 +200,15 @@ def main() -> None:
     trained, described = load_checkpoint(checkpoint)
     own = described["image_size"]
     measured: dict[str, Any] = {"cores": cores(), "threads": threads, "rounds": ROUNDS, "own_size": own, "architecture": described["architecture"]}
-    measured |= {"milliseconds_a_picture": {}, "latency_milliseconds": {}, "ratios": {}}
+    measured |= {"milliseconds_a_picture": {}, "latency_milliseconds": {}, "ratios": {}, "accuracy": {}, "accuracy_lost": {}, "taken": {}}
     with tempfile.TemporaryDirectory() as name:
         plain = Path(name) / "yolo.pt"
         torch.save({"model": trained, "train_args": {}}, plain)  # as Ultralytics itself writes and reads it
         for size in sorted({96, own}):
-            files = models(Path(name), size, trained)
+            files = {
+                f"{engine} {precision}": write_model(Path(name) / f"{engine}-{precision}-{size}.onnx", trained, size, engine=engine, precision=precision)
+                for engine, precision in CHOICES
+            }
             told, contestants = print_progress(f"contestants started at {size} px"), {}
             for label, file in [(ULTRALYTICS, None), *files.items()]:
                 task = {"size": size, "threads": threads, "pictures": pictures} | ({"model": str(file)} if file else {"checkpoint": str(plain)})
@@ -239,12 +219,11 @@ def main() -> None:
             measured["ratios"][str(size)] = ratios(measured["milliseconds_a_picture"][str(size)])
             measured["start_seconds"] = {label: round(one.start, 2) for label, one in contestants.items()}
             measured["memory_megabytes"] = {label: round(one.end() / 1e6) for label, one in contestants.items()}
+            judged = judge_models(files, trained)
+            for figure, key in (("accuracy", "accuracy"), ("accuracy_lost", "lost"), ("taken", "taken")):
+                measured[figure][str(size)] = {label: one[key] for label, one in judged.items()}
             if size == own:
-                accuracy = {label: accuracy_of(load_detector(file, threads=threads), trained, PROJECT / "data" / "prepared") for label, file in files.items()}
                 measured["file_megabytes"] = {label: round(file.stat().st_size / 1e6, 1) for label, file in files.items()}
-                best = accuracy["onnxruntime fp32"].to_dict()
-                measured["accuracy"] = {label: {key: round(value, 4) for key, value in one.to_dict().items()} for label, one in accuracy.items()}
-                measured["accuracy_lost"] = {label: {key: round(best[key] - value, 4) for key, value in one.to_dict().items()} for label, one in accuracy.items()}
     installs = {"emodetect": ("emodetect",), "emodetect[openvino]": ("emodetect", "openvino"), "ultralytics": ("ultralytics-opencv-headless", "torch", "torchvision")}
     measured["installed_megabytes"] = {name: installed_megabytes(*packages) for name, packages in installs.items()}
     print(json.dumps(measured, indent=2))

@@ -4,8 +4,9 @@ Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each me
 
 All servers run side by side and are asked one after the other, three times over; the medians count. They answer the same drawn portraits of 96 pixels,
 sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered. YOLO looks at whole pictures, so the service does,
-too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; in 8 bits, and in 16 with OpenVINO, if it
-is installed. As delivered, it looks for faces first, which is more work ("service").
+too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; in 8 bits, and in 8 and 16 with OpenVINO, if it
+is installed; whether the stage export would take such a file is written beside it. As delivered, it looks for faces first, which is more work ("service").
+What the image of the service holds, and how soon it is ready, is measured on what the instructions of its Dockerfile make in a folder.
 """
 
 import asyncio
@@ -30,15 +31,15 @@ import cv2
 import httptools
 import numpy as np
 import psutil
+from image_root import Root, make_root
 from PIL import Image
 
 from emodetect.core import cores
-from emodetect.detector import SETTINGS, decode_picture, load_detector, load_session
+from emodetect.detector import decode_picture, load_session
 from emodetect.engine import load_model
-from emodetect.export import describe, export_onnx
-from emodetect.precision import quantise, seen_squares
 from emodetect.sample import draw_portrait
 from emodetect.yolo import load_checkpoint
+from models import judge_models, write_model
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "serve.json"
@@ -47,6 +48,7 @@ WHOLE, SMALL = "whole picture", "whole picture, 96 px"
 CLIENTS = (1, 8, 32)
 SECONDS = float(os.environ.get("DURATION") or 3)
 ROUNDS, STARTS = 3, 5
+CHOICES = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), *((("openvino", "int8"), ("openvino", "bf16")) if importlib.util.find_spec("openvino") else ()))
 
 
 def portraits(count: int = 64) -> list[bytes]:
@@ -57,18 +59,6 @@ def portraits(count: int = 64) -> list[bytes]:
         Image.fromarray(draw_portrait(np.random.default_rng(index), index % 8)[0]).save(buffer, "JPEG", quality=90)
         found.append(buffer.getvalue())
     return found
-
-
-def whole_picture(target: Path, size: int, **settings: str) -> Path:
-    """The trained network at a size, with other settings; it looks at whole pictures, as YOLO does."""
-    trained, _ = load_checkpoint(CHECKPOINT)
-    described = load_session(MODEL)[1]
-    kept = {name: described[name] for name in SETTINGS if name in described}
-    description = describe(size, kept | {"mode": "frame", "engine": "onnxruntime", "precision": "fp32"} | settings)
-    export_onnx(trained, target, description)
-    if description["precision"] == "int8":
-        quantise(target, target, seen_squares(load_detector(target).network, description, b"", PROJECT / "data" / "prepared", 200), description["engine"])
-    return target
 
 
 @contextmanager
@@ -101,6 +91,11 @@ def plain(size: int) -> tuple[list[str], dict[str, str]]:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "uvicorn", "benchmarks.plain_server:app", "--port", port, "--no-access-log"]
     return command, {"PORT": port, "CHECKPOINT": str(CHECKPOINT), "IMAGE_SIZE": str(size)}
+
+
+def in_image(root: Root) -> tuple[list[str], dict[str, str]]:
+    """The command of the service's image, and its environment."""
+    return [root.program, *root.command[1:]], root.environment
 
 
 class Client(asyncio.Protocol):
@@ -217,18 +212,20 @@ def install_megabytes(folder: Path) -> float:
     return round(sum(path.lstat().st_size for path in (folder / "venv").rglob("*") if path.is_file()) / 1e6, 1)
 
 
-def commands(folder: Path) -> tuple[dict[str, tuple[list[str], dict[str, str]]], dict[str, Path]]:
-    """The servers, and the models that the bare engine is timed with."""
-    own = load_session(MODEL)[1]["image_size"]
-    models = {"service": MODEL, WHOLE: whole_picture(folder / "own.onnx", own), SMALL: whole_picture(folder / "96.onnx", 96)}
-    servers = {"plain": plain(own), "plain, 96 px": plain(96)} | {name: (service(model), {}) for name, model in models.items()}
-    servers[f"{WHOLE}, one at a time"] = service(models[WHOLE]), {"EMODETECT_BATCH": "1"}
-    for name, size in ((f"{WHOLE}, int8", own), (f"{SMALL}, int8", 96)):
-        servers[name] = service(whole_picture(folder / f"int8-{size}.onnx", size, precision="int8")), {}
-    if importlib.util.find_spec("openvino"):
-        for name, size in ((f"{WHOLE}, bf16", own), (f"{SMALL}, bf16", 96)):
-            servers[name] = service(whole_picture(folder / f"bf16-{size}.onnx", size, engine="openvino", precision="bf16")), {}
-    return servers, models
+def commands(folder: Path) -> tuple[dict[str, tuple[list[str], dict[str, str]]], dict[str, Path], dict[str, dict]]:
+    """The servers, the models that the bare engine is timed with, and how well each precision does."""
+    own, (trained, _) = load_session(MODEL)[1]["image_size"], load_checkpoint(CHECKPOINT)
+    servers, bares, judged = {"plain": plain(own), "plain, 96 px": plain(96), "service": (service(MODEL), {})}, {"service": MODEL}, {}
+    for name, size in ((WHOLE, own), (SMALL, 96)):
+        files = {}
+        for engine, precision in CHOICES:
+            label = name if precision == "fp32" else f"{name}, {precision}" + (" (OpenVINO)" if engine == "openvino" else "")
+            files[label] = write_model(folder / f"{engine}-{precision}-{size}.onnx", trained, size, mode="frame", engine=engine, precision=precision)
+        bares[name] = files[name]
+        servers |= {label: (service(file), {}) for label, file in files.items()}
+        judged |= judge_models(files, trained)
+    servers[f"{WHOLE}, one at a time"] = service(bares[WHOLE]), {"EMODETECT_BATCH": "1"}
+    return servers, bares, judged
 
 
 def main() -> None:
@@ -237,7 +234,10 @@ def main() -> None:
         raise SystemExit("bench-serve: there is no model; run `make pipeline` first.")
     pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "rounds": ROUNDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
     with tempfile.TemporaryDirectory() as folder:
-        known, models = commands(Path(folder))
+        measured["install_mb"], image = install_megabytes(Path(folder)), Path(folder) / "image"
+        image.mkdir()
+        root = make_root(image, {})
+        known, models, measured["precisions"] = commands(Path(folder))
         with ExitStack() as stack:
             running = {name: stack.enter_context(started(command, **environment)) for name, (command, environment) in known.items()}
             rounds = [_round(running, models, pictures) for _ in range(ROUNDS)]
@@ -250,12 +250,12 @@ def main() -> None:
         for name, (command, environment) in known.items():
             servers[name]["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
             print(f"{name:<39}", json.dumps(servers[name]), flush=True)
+        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(_ready(*in_image(root)) for _ in range(2 * STARTS + 1)), 3)}
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
             before = process.memory_info().rss / 1e6
             measured["twice_the_capacity"] = asyncio.run(overload(url, pictures, 2 * servers["service"]["32 clients"]["rate"], 20 * SECONDS))
             measured["twice_the_capacity"] |= {"seconds": 20 * SECONDS, "memory_mb_before": round(before), "memory_mb_after": round(process.memory_info().rss / 1e6)}
-        measured["install_mb"] = install_megabytes(Path(folder))
     plains = {name: servers["plain, 96 px" if "96 px" in name else "plain"] for name in servers}
     measured["ratios"] = {
         name: {
@@ -270,7 +270,7 @@ def main() -> None:
         "rate_to_one_at_a_time_at_32": round(servers[WHOLE]["32 clients"]["rate"] / one["32 clients"]["rate"], 2),
         "p50_to_one_at_a_time_at_1": round(servers[WHOLE]["1 clients"]["p50_ms"] / one["1 clients"]["p50_ms"], 2),
     }
-    print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "ratios", "batches")}, indent=2))
+    print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "image", "precisions", "ratios", "batches")}, indent=2))
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
 
 

@@ -16,9 +16,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -190,6 +189,14 @@ def cores() -> int:
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+def _new_pool(count: int, processes: bool) -> Executor:
+    "Workers: processes, or threads."
+    if not processes:
+        return ThreadPoolExecutor(count)
+    from concurrent.futures import ProcessPoolExecutor  # 12 ms, which a service that starts can do without
+    from multiprocessing import get_context
+    return ProcessPoolExecutor(count, get_context("spawn"), end_with_parent)
+
 def in_batches(
     work: Callable[[Sequence[T]], Sequence[R]],  # from some items to a result for each; for processes a function of a module
     items: Sequence[T],
@@ -203,11 +210,8 @@ def in_batches(
         raise ParameterError(f"workers is {workers}; give a whole number from 1, or 0 for as many as there are cores.")
     batches = [items[start:start + size] for start in range(0, len(items), size)]
     count, done = min(workers or cores(), len(batches)), 0
-    if count < 2:
-        pool, mapped = None, map(work, batches)
-    else:
-        pool = ProcessPoolExecutor(count, get_context("spawn"), end_with_parent) if processes else ThreadPoolExecutor(count)
-        mapped = pool.map(work, batches)
+    pool = _new_pool(count, processes) if count > 1 else None
+    mapped = pool.map(work, batches) if pool else map(work, batches)
     try:
         for results in mapped:
             for result in results:

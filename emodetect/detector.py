@@ -398,7 +398,7 @@ SETTINGS: dict[str, Any] = {  # name → default
     "mode": "frame",  # of `MODES`
     "confidence": 0.25,  # in the whole picture, faces whose best score is below this don't count, 0 to 1
     "iou": 0.5,  # of two boxes that overlap more than this, the weaker goes, 0 to 1
-    "face_score": 0.6,  # faces of which the finder is less sure count only if the network confirms them, 0 to 1
+    "face_score": 0.5,  # faces of which the finder is less sure count only if the network confirms them, 0 to 1
     "confirm": NEVER,  # how sure the network must be to confirm one; above 1 none counts; calibrated
     "smallest_face": 24,  # pixels; the finder need not find smaller ones
     "reject": 0.0,  # an emotion less likely than this is uncertain, 0 to 1

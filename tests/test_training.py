@@ -115,7 +115,7 @@ def test_killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before(place:
 @pytest.mark.parametrize(
     "values",
     [
-        {"mosaic": 1.0, "close_mosaic": 1, "degrees": 10.0, "downscale": 0.5, "optimizer": "AdamW"},
+        {"mosaic": 1.0, "close_mosaic": 1, "degrees": 10.0, "downscale": 0.5, "cover": 0.5, "optimizer": "AdamW"},
         {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 2.0, "cosine": True, "freeze": 2, "class_weight_power": 0.5, "precision": "bf16", "epochs": 2},
         {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 0.0, "epochs": 8, "patience": 1},
     ],

@@ -2,7 +2,7 @@
 import { best } from "./boxes.js";
 import { resize, round, upright } from "./pixels.js";
 
-const SEEN = 56; // pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
+const SEEN = 64; // pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
 const STEP = 4; // from one look to the next, coarser one
 const LONGEST = 2560; // pixels; a picture is not enlarged beyond this, and a larger one is brought to it
 export const GUESSED = 0.3; // from this score on something may be a face, and
