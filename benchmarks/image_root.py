@@ -30,8 +30,8 @@ class Root:
         return str(self.folder / "app" / "bin" / self.command[0])
 
     def megabytes(self) -> float:
-        """What was installed takes on disk, without the interpreter, which the image has already."""
-        return sum(path.lstat().st_size for path in (self.folder / "app").rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
+        """The size on disk of what was installed, without the interpreter, which the image has already, and without the bytecode that is made of it."""
+        return sum(path.lstat().st_size for path in (self.folder / "app").rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc") / 1e6
 
 
 def instructions(path: Path) -> Iterator[tuple[str, str]]:

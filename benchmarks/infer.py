@@ -28,8 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from models import judge_models, write_model
-
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "infer.json"
 ULTRALYTICS = "YOLO.predict"
@@ -191,6 +189,7 @@ def main() -> None:
 
     from emodetect.core import cores, print_progress
     from emodetect.yolo import load_checkpoint
+    from models import judge_models, write_model
 
     threads = cores()
     pictures = [str(path) for path in sorted((PROJECT / "data" / "prepared" / "test" / "images").glob("*"))[: max(BATCHES)]]

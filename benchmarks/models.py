@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parent.parent
 DATA = PROJECT / "data" / "prepared"
-CALIBRATION_PICTURES = 200
 
 
 def write_model(target: Path, trained: "DetectionModel", size: int, **changes: str) -> Path:
@@ -24,19 +23,24 @@ def write_model(target: Path, trained: "DetectionModel", size: int, **changes: s
 
     session, described = load_session(PROJECT / "models" / "emodetect.onnx")
     description = describe(size, {name: described[name] for name in SETTINGS if name in described} | changes)
-    finder = b"" if description["mode"] == "frame" else base64.b64decode(session.get_modelmeta().custom_metadata_map[FINDER_KEY])
+    finder = b"" if changes.get("mode") == "frame" else base64.b64decode(session.get_modelmeta().custom_metadata_map[FINDER_KEY])
     export_onnx(trained, target, description, finder=finder)
     if description["precision"] == "int8":
         network = load_detector(target, engine="onnxruntime").network
-        quantise(target, target, seen_squares(network, description, finder, DATA, CALIBRATION_PICTURES), description["engine"])
+        quantise(target, target, seen_squares(network, description, finder, DATA, _export_parameter("calibration_pictures")), description["engine"])
     return target
 
 
+def _export_parameter(name: str) -> Any:
+    """A parameter of the stage export."""
+    return yaml.safe_load((PROJECT / "params.yaml").read_text())["export"][name]
+
+
 def judge_models(files: dict[str, Path], trained: "DetectionModel") -> dict[str, dict[str, Any]]:
-    """By its label, the accuracy of each file on the validation split, what it loses against the first one, and whether the stage export would take it."""
+    """By its label, the accuracy of each file on the validation split, what it loses against the first, and whether the stage export, told to look in its mode, would take it."""
     from emodetect.precision import accuracy_of, check_accuracy
 
-    most = yaml.safe_load((PROJECT / "params.yaml").read_text())["export"]["max_accuracy_drop"]
+    most = _export_parameter("max_accuracy_drop")
     found = {label: accuracy_of(load_detector(file, threads=cores()), trained, DATA) for label, file in files.items()}
     full, judged = next(iter(found.values())), {}
     for label, one in found.items():

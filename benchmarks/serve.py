@@ -5,7 +5,8 @@ Run it with `make bench-serve`, after `make pipeline`; DURATION=20 makes each me
 All servers run side by side and are asked one after the other, three times over; the medians count. They answer the same drawn portraits of 96 pixels,
 sent as forms over loopback by clients on the same machine, each of which asks again as soon as it is answered. YOLO looks at whole pictures, so the service does,
 too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; in 8 bits, and in 8 and 16 with OpenVINO, if it
-is installed; whether the stage export would take such a file is written beside it. As delivered, it looks for faces first, which is more work ("service").
+is installed; whether the stage export would take such a file, told to look at whole pictures, is written beside it.
+As delivered, it looks for faces first, which is more work ("service").
 What the image of the service holds, and how soon it is ready, is measured on what the instructions of its Dockerfile make in a folder.
 """
 
@@ -23,7 +24,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -62,10 +63,10 @@ def portraits(count: int = 64) -> list[bytes]:
 
 
 @contextmanager
-def started(command: list[str], **environment: str) -> Iterator[tuple[str, psutil.Process, float]]:
-    """Run a server; its address, its process, and the seconds until it was ready."""
+def started(command: list[str], folder: Path = PROJECT, inherited: Mapping[str, str] = os.environ, **environment: str) -> Iterator[tuple[str, psutil.Process, float]]:
+    """Run a server in a folder; its address, its process, and the seconds until it was ready."""
     start = time.perf_counter()
-    server = subprocess.Popen(command, cwd=PROJECT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = subprocess.Popen(command, cwd=folder, env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         url = f"http://127.0.0.1:{environment['PORT']}" if "PORT" in environment else server.stdout.readline().strip()
         while server.poll() is None:
@@ -91,11 +92,6 @@ def plain(size: int) -> tuple[list[str], dict[str, str]]:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "uvicorn", "benchmarks.plain_server:app", "--port", port, "--no-access-log"]
     return command, {"PORT": port, "CHECKPOINT": str(CHECKPOINT), "IMAGE_SIZE": str(size)}
-
-
-def in_image(root: Root) -> tuple[list[str], dict[str, str]]:
-    """The command of the service's image, and its environment."""
-    return [root.program, *root.command[1:]], root.environment
 
 
 class Client(asyncio.Protocol):
@@ -250,7 +246,7 @@ def main() -> None:
         for name, (command, environment) in known.items():
             servers[name]["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
             print(f"{name:<39}", json.dumps(servers[name]), flush=True)
-        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(_ready(*in_image(root)) for _ in range(2 * STARTS + 1)), 3)}
+        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(_ready_in_image(root) for _ in range(2 * STARTS + 1)), 3)}
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
             before = process.memory_info().rss / 1e6
@@ -286,6 +282,12 @@ def _round(running: dict[str, tuple[str, psutil.Process, float]], models: dict[s
 def _ready(command: list[str], environment: dict[str, str]) -> float:
     """The seconds that a server takes until it is ready."""
     with started(command, **environment) as (_, _, seconds):
+        return seconds
+
+
+def _ready_in_image(root: Root) -> float:
+    """The seconds that the service takes in its image until it is ready."""
+    with started([root.program, *root.command[1:]], root.folder, root.environment) as (_, _, seconds):
         return seconds
 
 

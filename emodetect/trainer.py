@@ -155,6 +155,8 @@ def cover(
     probability: float,  # for each face, 0 to 1
 ) -> None:
     "Hide a part of some faces, as much of it as `HIDDEN` says, from below, above, right or left."
+    if not probability:
+        return
     height, width = pictures.shape[2:]
     least, most = HIDDEN
     for (x, y, wide, high), place in zip(boxes.tolist(), places.long().tolist(), strict=True):

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(scope="module")
-def grid(new_copy: Callable[[], Copy]) -> Iterator[Copy]:
-    """A copy with four experiments in the queue of which two are worked off, one of them doomed."""
-    copy = new_copy()
+def grid(pipeline: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    """A copy with four experiments in the queue of which two are worked off, one of them doomed; their data are prepared."""
+    copy = Copy.of(pipeline.folder, tmp_path_factory.mktemp("grid") / "own")
     copy.run("dvc", "exp", "run", "--queue", "--name", "grid", "-S", "train.lr0=0.01,-1", "-S", "model=yolo11n,yolo26n", "evaluate")
     copy.queued = emodetect(copy, "experiments").stdout
     copy.run("dvc", "queue", "remove", "grid-1", "grid-4")

@@ -1,6 +1,7 @@
 """Notebooks, package, README, parameters, locks and settings say the same."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 import yaml
 
+from emodetect.detector import SETTINGS as OF_A_MODEL
 from emodetect.gates import GATES
 from emodetect.settings import Settings
 from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
@@ -260,3 +262,9 @@ def test_nothing_reports_home() -> None:
     assert os.environ.get("DVC_STUDIO_TOKEN") is None
     importers = {path.name for path in (PROJECT / "emodetect").glob("*.py") if "import onnxruntime" in path.read_text()}
     assert importers == {"detector.py"}, "ONNX Runtime reports to its maker unless it is told otherwise before it is imported"
+
+
+def test_page_and_python_assume_the_same_of_a_model_that_does_not_say() -> None:
+    assumed = re.search(r"const SETTINGS = \{[^\n]*\n(.*?)\};", (PROJECT / "emodetect" / "web" / "detector.js").read_text(), re.DOTALL)[1]
+    theirs = {name: json.loads(value) for name, value in re.findall(r"(\w+): ([^,\s]+)", assumed)}
+    assert len(theirs) > 5 and theirs == {name: OF_A_MODEL[name] for name in theirs}

@@ -5,7 +5,7 @@ import { metadata, ofAnySize } from "./onnx.js";
 import { cutOut, letterbox } from "./pixels.js";
 
 const SETTINGS = { // name → default, for a model of an earlier version
-  mode: "frame", confidence: 0.25, iou: 0.5, face_score: 0.6, confirm: 2, smallest_face: 24, reject: 0, share: 0.8, temperature: 1,
+  mode: "frame", confidence: 0.25, iou: 0.5, face_score: 0.5, confirm: 2, smallest_face: 24, reject: 0, share: 0.8, temperature: 1,
 };
 const BATCH = 32; // squares that go through the network at once
 const MOST = 300; // faces in a whole picture
