@@ -14,7 +14,7 @@ import yaml
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests share the cores: waiting threads soon sleep, sooner than in a stage
 PROJECT = Path(__file__).parent
 LONGEST = (
-    "guides/sweep.ipynb", "test_provenance.py", "test_experiments.py", "test_interrupted.py", "test_pipeline.py",
+    "guides/sweep.ipynb", "test_provenance.py", "test_interrupted.py", "test_pipeline.py", "test_experiments.py",
     "test_training.py", "test_notebook_examples.py", "test_sweep.py", "test_registry.py",
 )
 SMALL = {

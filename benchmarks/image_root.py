@@ -30,7 +30,7 @@ class Root:
         return str(self.folder / "app" / "bin" / self.command[0])
 
     def megabytes(self) -> float:
-        """The size on disk of what was installed, without the interpreter, which the image has already, and without the bytecode that is made of it."""
+        """The size on disk of what was installed, without the interpreter, which the image has already, and without bytecode."""
         return sum(path.lstat().st_size for path in (self.folder / "app").rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc") / 1e6
 
 

@@ -9,7 +9,8 @@ Every contestant is a process of its own with the same number of threads, and th
 * the bare engine: the network alone on a tensor that lies ready, in the same process.
 
 Start-up is from the start of the process to the first answer; memory is the most that the process ever took.
-What a precision costs in accuracy is measured on the validation split, at both sizes; `taken` says whether the stage export would take the file.
+What a precision costs in accuracy is measured on the validation split, at both sizes, as the detector is delivered (mode `faces`);
+`taken` says whether the stage export would take the file.
 """
 
 import argparse

@@ -75,6 +75,7 @@ def started(command: list[str], folder: Path = PROJECT, inherited: Mapping[str, 
                 break
             except OSError:
                 time.sleep(0.005)
+        assert server.poll() is None, f"{command[0]} ended with {server.returncode}"
         yield url, psutil.Process(server.pid), time.perf_counter() - start
     finally:
         server.terminate()

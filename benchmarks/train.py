@@ -207,7 +207,7 @@ def stage_seconds(task: dict[str, Any], folder: Path) -> float:
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(folder)], check=True)
     parameters = yaml.safe_load((folder / "params.yaml").read_text())
     parameters["model"] |= {"image_size": task["image_size"]}
-    parameters["train"] |= {name: task[name] for name in ("batch", "epochs", "precision", "seed")}
+    parameters["train"] |= {name: task[name] for name in ("batch", "epochs", "precision", "seed")} | {"cover": 0.0, "downscale": 0.0}
     parameters["threads"] = task["threads"]
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
     shutil.copytree(task["data"], folder / "data" / "prepared")

@@ -24,6 +24,9 @@ sys.exit(main(sys.argv[1:]))
 def grid(pipeline: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy with four experiments in the queue of which two are worked off, one of them doomed; their data are prepared."""
     copy = Copy.of(pipeline.folder, tmp_path_factory.mktemp("grid") / "own")
+    figures = copy.folder / "reports" / "evaluate" / "metrics.json"  # other ones than an experiment's, which must not be taken for them
+    figures.write_text(json.dumps(json.loads(figures.read_text()) | {"pictures": 320, "map50": 0.9, "map50_95": 0.8, "recall": 0.7}))
+    copy.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--all", "--message=other figures")
     copy.run("dvc", "exp", "run", "--queue", "--name", "grid", "-S", "train.lr0=0.01,-1", "-S", "model=yolo11n,yolo26n", "evaluate")
     copy.queued = emodetect(copy, "experiments").stdout
     copy.run("dvc", "queue", "remove", "grid-1", "grid-4")
@@ -78,7 +81,9 @@ def test_a_failed_member_leaves_a_log_that_says_why(grid: Copy) -> None:
 def test_the_figures_are_those_of_the_experiments_own_files(grid: Copy) -> None:
     from emodetect.experiments import read_experiments
 
-    found = next(one for one in read_experiments(grid.folder) if one.name == "grid-2")
+    known = {one.name: one for one in read_experiments(grid.folder)}
+    found = known["grid-2"]
+    assert known["main"].figures["mAP50"] == 0.9 and known["main"].curves["val/cls_loss"] != found.curves["val/cls_loss"]
     assert found.valid == max(found.curves["metrics/mAP50-95"]) and len(found.curves["val/cls_loss"]) == 1
     reference = grid.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/grid-2").stdout.strip()
     metrics = json.loads(grid.run("git", "show", f"{reference}:reports/evaluate/metrics.json").stdout)
