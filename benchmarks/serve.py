@@ -27,12 +27,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httptools
 import numpy as np
 import psutil
-from image_root import Root, make_root
+from image_root import make_root
 from PIL import Image
 
 from emodetect.core import cores
@@ -247,7 +248,8 @@ def main() -> None:
         for name, (command, environment) in known.items():
             servers[name]["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
             print(f"{name:<39}", json.dumps(servers[name]), flush=True)
-        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(_ready_in_image(root) for _ in range(2 * STARTS + 1)), 3)}
+        starts = [_ready([root.program, *root.command[1:]], {}, root.folder, root.environment) for _ in range(2 * STARTS + 1)]
+        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(starts), 3)}
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
             before = process.memory_info().rss / 1e6
@@ -280,15 +282,9 @@ def _round(running: dict[str, tuple[str, psutil.Process, float]], models: dict[s
     return found | {"bare": {name: bare(model, pictures, SECONDS) for name, model in models.items()}}
 
 
-def _ready(command: list[str], environment: dict[str, str]) -> float:
-    """The seconds that a server takes until it is ready."""
-    with started(command, **environment) as (_, _, seconds):
-        return seconds
-
-
-def _ready_in_image(root: Root) -> float:
-    """The seconds that the service takes in its image until it is ready."""
-    with started([root.program, *root.command[1:]], root.folder, root.environment) as (_, _, seconds):
+def _ready(command: list[str], environment: dict[str, str], *place: Any) -> float:
+    """The seconds that a server takes until it is ready, in the project or in another folder and environment."""
+    with started(command, *place, **environment) as (_, _, seconds):
         return seconds
 
 
