@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTICE', 'EXAMPLE', 'CALLS', 'RAW', 'FORM', 'Face', 'Picture', 'Model', 'Answer', 'Description', 'Problem', 'told',
-           'exchange', 'name_of', 'describe', 'make_app']
+           'exchange', 'name_of', 'describe', 'make_app', 'Direct']
 
 # %% ../nbs/53_service.ipynb #n7410fcc5
 import asyncio
@@ -21,6 +21,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
@@ -28,10 +29,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import emodetect
-from .core import EmodetectError, ParameterError
+from .core import DataError, EmodetectError, ParameterError
 from .detector import SETTINGS
 from .engine import Engine, Job, Overloaded, Served, load_models
-from .guard import LOG, Bodies, Guard, Metrics, pictures_of, problem, tell_http, tell_overload, tell_validation
+from .guard import LOG, Bodies, Guard, Metrics, Receive, Scope, Send, pictures_of, problem, tell_http, tell_overload, tell_validation
 from .labels import EMOTIONS
 from .settings import Settings
 from .watch import Watcher, brightness, read_reference
@@ -181,6 +182,7 @@ def make_app(
     app = FastAPI(
         title="emodetect", version=emodetect.__version__, summary="Finds faces in pictures and names the expression that each appears to have", description=NOTICE,
         license_info={"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"}, docs_url=None, redoc_url=None, lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers={HTTPException: tell_http, RequestValidationError: tell_validation, Overloaded: tell_overload},
     )
     app.state.engine, app.state.metrics = engine, metrics
@@ -203,31 +205,41 @@ def _watcher(settings: Settings, models: Sequence[str]) -> Watcher:
         raise ParameterError(f"{settings.reference}: is of the model {reference.model[:12]}, but {' and '.join(one[:12] for one in models)} is at work; make another with `emodetect watch reference`.")
     return Watcher(settings.outcomes, reference)
 
+class Direct(APIRoute):
+    "A route whose function takes the request as it is and makes the response itself: FastAPI's look for parameters between the two would only cost time."
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.methods or scope["method"] not in self.methods:
+            return await super().handle(scope, receive, send)
+        response = await self.endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
 def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Settings) -> None:
     "The address that answers pictures."
     kinds = {kind: RAW for kind in ("image/jpeg", "image/png", "image/webp", "image/bmp")}
     samples = [{"lang": name, "source": text} for name, text in CALLS.items()]
     answers: dict[int | str, dict[str, Any]] = {200: {"model": Answer, "content": {"application/json": {"example": EXAMPLE}}}}
 
-    @app.post("/v1/predict", summary="Find faces in pictures", responses=answers | told(400, 401, 408, 413, 415, 422, 429, 503),
-              openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": FORM} | kinds}, "x-codeSamples": samples})
     async def predict(request: Request) -> Response:
         "One picture as the body, or some as the files of a form. Nothing of them is stored."
         engine.check_room()
         async with bodies.received(request) as body:
-            jobs = engine.submit(await pictures_of(request, body, settings.pictures))
+            jobs, results = engine.submit(pictures_of(request, body, settings.pictures)), []
             try:
-                results = await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs), return_exceptions=True)
+                for job in jobs:
+                    results.append(await asyncio.wrap_future(job.answer))
+            except DataError as error:
+                return problem(422, str(error), picture=job.name or "the picture")
             finally:
                 for job in jobs:
-                    job.answer.cancel()
-        for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, EmodetectError) and not isinstance(result, Overloaded):
-                return problem(422, str(result), picture=job.name or "the picture")
-            if isinstance(result, BaseException):
-                raise result
+                    job.answer.cancel()  # those that nobody waits for any more
         pictures = [{"picture": result.name, "width": result.width, "height": result.height, "faces": [face.to_dict() for face in result.faces]} for result in results]
         return Response(json.dumps({"model": name_of(jobs[0].served), "pictures": pictures}), media_type="application/json")
+
+    app.router.add_api_route(
+        "/v1/predict", predict, methods=["POST"], summary="Find faces in pictures", responses=answers | told(400, 401, 408, 413, 415, 422, 429, 503), route_class_override=Direct,
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": FORM} | kinds}, "x-codeSamples": samples},
+    )
 
 def _add_model(app: FastAPI, engine: Engine, settings: Settings) -> None:
     "The addresses that tell of the model and give it away."
