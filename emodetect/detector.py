@@ -464,7 +464,7 @@ def run_openvino(
         requests, alone = vars(own).setdefault("requests", {}), len(batch) == 1
         if alone not in requests:
             requests[alone] = new_request(alone, batch[:1])
-        return requests[alone].infer({0: batch})[0]
+        return requests[alone].infer(batch, share_inputs=True)[0]  # `batch` is not copied, the answer is
     return run
 
 def make_detector(

@@ -121,12 +121,11 @@ class Metrics:
 
     def answered(self, jobs: Sequence[Job]) -> None:
         "Count what a thread of the engine has done."
-        for job in jobs:
-            if job.answer.exception() is None:
-                self.pictures.labels(job.served.sha256[:12]).inc()
-                self.faces.labels(job.served.sha256[:12]).inc(len(job.answer.result().faces))
-            elif isinstance(job.answer.exception(), DataError):
-                self.refused.inc()
+        for served in {job.served for job in jobs}:
+            found = [job.answer.result() for job in jobs if job.served is served and job.answer.exception() is None]
+            self.pictures.labels(served.sha256[:12]).inc(len(found))
+            self.faces.labels(served.sha256[:12]).inc(sum(len(result.faces) for result in found))
+        self.refused.inc(sum(isinstance(job.answer.exception(), DataError) for job in jobs))
         if jobs:
             self.batch.observe(len(jobs))
 
