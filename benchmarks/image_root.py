@@ -29,9 +29,9 @@ class Root:
         """The file of the command."""
         return str(self.folder / "app" / "bin" / self.command[0])
 
-    def megabytes(self) -> float:
-        """The size on disk of what was installed, without the interpreter, which the image has already, and without bytecode."""
-        return sum(path.lstat().st_size for path in (self.folder / "app").rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc") / 1e6
+    def megabytes(self, part: str = "*") -> float:
+        """The size on disk of what was installed, or of a part of it, without the interpreter, which the image has already, and without bytecode."""
+        return sum(path.lstat().st_size for path in (self.folder / "app").rglob(part) if path.is_file() and not path.is_symlink() and path.suffix != ".pyc") / 1e6
 
 
 def instructions(path: Path) -> Iterator[tuple[str, str]]:

@@ -249,7 +249,7 @@ def main() -> None:
             servers[name]["ready_seconds"] = round(statistics.median(_ready(command, environment) for _ in range(STARTS if name == "service" else 2)), 3)
             print(f"{name:<39}", json.dumps(servers[name]), flush=True)
         starts = [_ready([root.program, *root.command[1:]], {}, root.folder, root.environment) for _ in range(2 * STARTS + 1)]
-        measured["image"] = {"mb": round(root.megabytes(), 1), "ready_seconds": round(statistics.median(starts), 3)}
+        measured["image"] = {"mb": round(root.megabytes(), 1), "page_engine_mb": round(root.megabytes("web/vendor/*"), 1), "ready_seconds": round(statistics.median(starts), 3)}
         with started(service(MODEL)) as (url, process, _):
             asyncio.run(saturate(url, pictures, 32, 1))
             before = process.memory_info().rss / 1e6

@@ -9,6 +9,7 @@ __all__ = ['TABLE_HEADER', 'COLOURS', 'EXAMPLES', 'table_rows', 'record', 'model
 
 # %% ../nbs/40_cli.ipynb #40-cli-02
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -337,20 +338,24 @@ def registry(arguments: argparse.Namespace) -> int:
 # %% ../nbs/40_cli.ipynb #n9de6cbc1
 def serve(arguments: argparse.Namespace) -> int:
     "Run the command `serve` until it is told to stop; the exit code."
-    from emodetect.engine import load_models
-    from emodetect.settings import read_keys, read_settings
-    given = {name: getattr(arguments, name) for name in ("host", "port", "model", "canary", "canary_share", "threads")}
-    settings = read_settings(given | {"log": "json" if arguments.json else None})
-    keys = read_keys(settings)
-    with ThreadPoolExecutor(1) as loader:  # the model is opened while FastAPI is imported, which takes as long
-        models = loader.submit(load_models, settings)
-        try:
-            from emodetect.server import serve as run
-        except ImportError as error:
-            _complain(f"`emodetect serve` needs {error.name}, which this install lacks; install emodetect[serve].")
-            return 2
-        run(settings, keys, models.result())
-    return 0
+    gc.disable()  # until the service runs: it would look through all that is imported, again and again, for a tenth of the start
+    try:
+        from emodetect.engine import load_models
+        from emodetect.settings import read_keys, read_settings
+        given = {name: getattr(arguments, name) for name in ("host", "port", "model", "canary", "canary_share", "threads")}
+        settings = read_settings(given | {"log": "json" if arguments.json else None})
+        keys = read_keys(settings)
+        with ThreadPoolExecutor(1) as loader:  # the model is opened while FastAPI is imported, which takes as long
+            models = loader.submit(load_models, settings)
+            try:
+                from emodetect.server import serve as run
+            except ImportError as error:
+                _complain(f"`emodetect serve` needs {error.name}, which this install lacks; install emodetect[serve].")
+                return 2
+            run(settings, keys, models.result())
+        return 0
+    finally:
+        gc.enable()
 
 # %% ../nbs/40_cli.ipynb #n3cdff638
 def watch(arguments: argparse.Namespace) -> int:

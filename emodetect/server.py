@@ -165,7 +165,8 @@ def serve(
         )
         host, port = bound.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        gc.freeze()  # what was loaded until now stays, and need not be looked through again while somebody waits
+        gc.freeze()  # what was loaded until now stays, and need not be looked through while somebody waits
+        gc.enable()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn, which raises it again, has finished
         uvicorn.Server(config).run([bound])
 
