@@ -12,7 +12,7 @@ COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY emodetect emodetect
 RUN /build/tools/bin/uv build --quiet --wheel --no-build-isolation --python /build/tools/bin/python --out-dir /build/wheel . \
  && /build/tools/bin/uv pip install --quiet --python /app/bin/python --no-deps --compile-bytecode /build/wheel/*.whl
-# Nearly 70 MB that no service uses: tests, stubs, sources, NumPy's compilers, PyYAML's parser in C, protobuf (for ONNX Runtime's tools), Pillow's AVIF and fonts, ONNX Runtime's tools and its library for programs in C
+# 63 MB, without bytecode, that no service uses: tests, stubs, sources, NumPy's compilers, PyYAML's parser in C, protobuf (for ONNX Runtime's tools), Pillow's AVIF and fonts, ONNX Runtime's tools and its library for programs in C
 RUN find /app/lib -type d \( -name tests -o -path '*/numpy/distutils' -o -path '*/numpy/f2py' -o -path '*/site-packages/google' \) -prune -exec rm -r {} + \
  && find /app/lib \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.a' -o -name '*.h' -o -name '*_tests.*.so' -o -path '*/numpy/_core/_simd*' -o -path '*/yaml/_yaml*.so' \) -delete \
  && find /app/lib \( -path '*/PIL/_avif*' -o -path '*/PIL/_imagingft*.so' -o -path '*/pillow.libs/libavif*' -o -path '*/pillow.libs/libharfbuzz*' -o -path '*/pillow.libs/libfreetype*' -o -path '*/pillow.libs/libbrotli*' \) -delete \

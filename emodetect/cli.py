@@ -338,7 +338,7 @@ def registry(arguments: argparse.Namespace) -> int:
 # %% ../nbs/40_cli.ipynb #n9de6cbc1
 def serve(arguments: argparse.Namespace) -> int:
     "Run the command `serve` until it is told to stop; the exit code."
-    gc.disable()  # until the service runs: it would look through all that is imported, again and again, for a tenth of the start
+    gc.disable()  # until the service runs: it would look through all that is imported, again and again, and find nothing
     try:
         from emodetect.engine import load_models
         from emodetect.settings import read_keys, read_settings

@@ -148,7 +148,7 @@ def set_up_logs(
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False  # none of it is written
 
 # %% ../nbs/54_server.ipynb #nbf97af15
-SWITCH = 2e-5  # seconds after which a thread that runs Python lets another one; with Python's 5 ms the network's threads wait for the connections after each picture that they decode
+SWITCH = 2e-5  # seconds after which a thread that runs Python lets another one run; with Python's 5 ms the engine's threads wait for that of the connections after each picture that they decode
 
 def serve(
     settings: Settings,

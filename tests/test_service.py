@@ -106,6 +106,20 @@ def test_a_bad_picture_is_named(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind", ["multipart/form-data; boundary=line", "Multipart/Form-Data;\tcharset=utf-8;Boundary=\"line\"", "multipart/form-data; boundary=----=_a/b:c"]
+)
+@pytest.mark.parametrize(
+    ("name", "named"), [(b"gr\xc3\xb6\xc3\x9fe.jpg", "größe.jpg"), (b"gr\xf6\xdfe.jpg", "größe.jpg"), (b"", None), (b"a" * 300, "a" * 200)]
+)
+def test_forms_of_many_clients_are_taken_apart(service: Service, kind: str, name: bytes, named: str | None) -> None:
+    line = re.split("boundary=", kind, flags=re.IGNORECASE)[1].strip('"').encode()
+    body = b'--%s\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n' % line
+    body += b'--%s\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\nContent-Type: image/jpeg\r\n\r\n%s\r\n--%s--\r\n' % (line, name, picture(), line)
+    reply = service.ask("POST", "/v1/predict", body, {"Content-Type": kind})
+    assert reply.status == 200 and [one["picture"] for one in reply.json["pictures"]] == [named], reply.body
+
+
+@pytest.mark.parametrize(
     ("method", "path", "headers", "body", "status"),
     [
         ("GET", "/nowhere", {}, None, 404),
