@@ -29,7 +29,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance, unsupported_method
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
+from emodetect.guard import pictures_of
 from emodetect.labels import EMOTIONS
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
@@ -103,6 +106,19 @@ def test_a_form_is_answered_in_its_order(service: Service) -> None:
 def test_a_bad_picture_is_named(service: Service) -> None:
     reply = service.send(*form(("good.jpg", picture()), ("cut.jpg", picture()[:500]), ("other.jpg", picture())))
     assert reply.status == 422 and reply.json["picture"] == "cut.jpg" and reply.json["detail"].startswith("cut.jpg: cannot be decoded")
+
+
+@pytest.mark.parametrize(("files", "others", "limit", "status"), [(120, 0, 150, 200), (3, 0, 2, 413), (1, 200, 2, 413), (1, 90, 2, 200)])
+def test_a_form_has_as_many_files_as_are_set_and_few_other_parts(files: int, others: int, limit: int, status: int) -> None:
+    body, kind = form(*[("a.jpg", b"12345")] * files)
+    body = b'--line\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n' * others + body
+    request = Request({"type": "http", "headers": [(b"content-type", kind.encode())]})
+    if status == 200:
+        assert pictures_of(request, body, limit) == [("a.jpg", b"12345")] * files
+    else:
+        with pytest.raises(HTTPException, match=f"at most {limit}") as refused:
+            pictures_of(request, body, limit)
+        assert refused.value.status_code == status
 
 
 @pytest.mark.parametrize(
