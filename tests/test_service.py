@@ -397,6 +397,21 @@ def _asked(service: Service) -> int:
         return 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc, which is told to give memory back, is Linux's")
+def test_memory_of_large_pictures_is_given_back(tmp_path: Path) -> None:
+    large = []
+    for side in (1500, 2000, 2500, 3000):
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, side), (90, 120, 150)).save(buffer, "JPEG", quality=30)
+        large.append(buffer.getvalue())
+    with Service(tmp_path, threads=2) as service:
+        bombard(service, iter([("small", picture(), "image/jpeg")] * 20))
+        before = service.megabytes()
+        statuses = bombard(service, (("large", one, "image/jpeg") for one in large * 5))
+        grown = service.megabytes() - before
+        assert set(statuses) == {200} and grown < 30, grown
+
+
 def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
     with Service(tmp_path, threads=1, wait_seconds=60) as service:
         body, taken = heavy(), [service.connection() for _ in range(8)]
