@@ -409,7 +409,7 @@ def test_memory_of_large_pictures_is_given_back(tmp_path: Path) -> None:
         before = service.megabytes()
         statuses = bombard(service, (("large", one, "image/jpeg") for one in large * 5))
         grown = service.megabytes() - before
-        assert set(statuses) == {200} and grown < 30, grown
+        assert set(statuses) == {200} and grown < 15, grown
 
 
 def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
