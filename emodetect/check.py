@@ -44,7 +44,9 @@ SEVERITIES: dict[str, Severity] = {
     "picture_unreadable": Severity("error", "A file is no picture that can be decoded.", "Replace or remove it.", refused=True),
     "picture_truncated": Severity("error", "A picture's file ends before the picture does.", "Copy it again or remove it.", refused=True),
     "picture_too_large": Severity("error", "A picture has absurdly many pixels and is not opened.", "Shrink it.", refused=True),
-    "picture_too_small": Severity("warning", "A picture is too small to show an expression.", "Remove it."),
+    "picture_too_small": Severity("error", "A picture is too small to show an expression.", "Remove it.", refused=True),
+    "picture_other_format": Severity("error", "A picture is in a format that the training does not read.", "Save it as JPEG, PNG, BMP or WebP.", refused=True),
+    "name_not_text": Severity("error", "A file's name is not UTF-8, and not every program can write it down.", "Rename it.", refused=True),
     "picture_wrong_suffix": Severity("warning", "A picture is in another format than its name says.", "Rename it."),
     "picture_animated": Severity("warning", "A picture has several frames, and only the first is used.", "Keep the frame that the label is for."),
     "picture_cmyk": Severity("warning", "A picture is in printing colours, which programs convert differently.", "Convert it to RGB."),
@@ -112,7 +114,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         "Plain values for JSON, in an order that depends on the set alone."
         return {
-            "pictures": self.pictures, "faces": self.faces, "levels": self.levels, "counts": self.counts,
+            "pictures": self.pictures, "faces": self.faces, "levels": self.levels, "counts": self.counts | ({} if self.suspects else {"label_suspect": None}),
             "defects": {
                 defect: {
                     "severity": SEVERITIES[defect].level, "meaning": SEVERITIES[defect].meaning, "remedy": SEVERITIES[defect].remedy, "count": count,

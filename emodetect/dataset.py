@@ -57,7 +57,7 @@ def leads_out(
     entry = entry.replace("\\", "/")
     if entry.startswith("/") or re.match(r"[A-Za-z]:|~|\w+://", entry):
         return True
-    return posixpath.normpath(posixpath.join(first, entry.removeprefix("../"))).startswith("..")
+    return posixpath.normpath(posixpath.join(first, entry.removeprefix("../"))).split("/")[0] == ".."
 
 def read_yaml(
     path: Path,  # a `data.yaml`
@@ -149,7 +149,7 @@ def image_files(
 ) -> list[Path]:
     "The image files of a split, sorted by name; `DataError` if there is none, or if two share one label file."
     folder = split_folder(root, split) / "images"
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"{folder}: the split '{split}' is empty; put pictures (.jpg, .png, .bmp, .webp) into it.")
     shared = [stem for stem, count in Counter(p.stem for p in files).items() if count > 1]

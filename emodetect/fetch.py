@@ -29,7 +29,7 @@ def copy_dataset(
     progress: Progress | None = None,  # called with (done, total), counting files
     move: bool = False,  # the files instead of copying them, from a folder that goes anyway
 ) -> dict[str, int]:  # pictures copied per split
-    "Copy the pictures and label files of a data set, bytes unchanged; `DataError` if it is not one."
+    "Copy the pictures, label files and whatever else lies in the splits of a data set, bytes unchanged; `DataError` if it is not one."
     root, destination = find_root(source), Path(destination)
     if not (root / "data.yaml").is_file():
         raise DataError(f"{root / 'data.yaml'}: the file with the names of the classes is missing; add it.")
@@ -39,6 +39,10 @@ def copy_dataset(
     for split in SPLITS:
         labels = split_folder(root, split) / "labels"
         jobs += [(path, destination / split / "labels" / path.name) for path in sorted(labels.glob("*.txt"))]
+    known = {path for path, _ in jobs}
+    for split in SPLITS:  # what else lies there comes along, so that the check can tell of it
+        folder = split_folder(root, split)
+        jobs += [(path, destination / split / path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file() and path not in known]
     jobs.append((root / "data.yaml", destination / "data.yaml"))
     for done, (old, new) in enumerate(jobs, start=1):
         new.parent.mkdir(parents=True, exist_ok=True)

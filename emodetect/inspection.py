@@ -46,7 +46,9 @@ def _size_faults(width: int, height: int, kind: str, suffix: str) -> Iterator[tu
         yield "picture_too_large", size
     if min(width, height) < SMALLEST:
         yield "picture_too_small", size
-    if suffix not in SUFFIXES.get(kind, ()):
+    if kind not in SUFFIXES:
+        yield "picture_other_format", f"is {kind}"
+    elif suffix not in SUFFIXES[kind]:
         yield "picture_wrong_suffix", f"is {kind}"
 
 def _header_faults(image: Image.Image, data: bytes, suffix: str) -> Iterator[tuple[str, str]]:
@@ -166,6 +168,8 @@ def inspect(
     except OSError as error:
         return Inspection(name, split, [Fault("picture_unreadable", name, error.strerror or "")], None, name)
     faults, picture = picture_faults(data, name)
+    if not name.isascii() and name.encode("utf-8", "replace").decode() != name:  # bytes that are not UTF-8 are surrogates here
+        faults.append(Fault("name_not_text", name))
     label = label_name(name)
     seen: tuple[list[Fault], list[Face] | None] = ([Fault("label_missing", name, f"no {posixpath.basename(label)}")], None)
     if os.path.isfile(f"{root}/{label}"):

@@ -126,6 +126,8 @@ def prepare(
     for split in SPLITS:
         if not any(picture.split == split for picture in used):
             raise DataError(f"{root}: no picture of the split '{split}' is left after the repairs; give it more pictures or repair less.")
+    if not any(picture.faces for picture in used if picture.split == "train"):
+        raise DataError(f"{root}: no picture of the split 'train' has a face; label its faces, a row for each in {root.name}/train/labels.")
     origins = sources([entry.picture.name for entry in entries])
     rows = [row for entry, origin in zip(entries, origins, strict=True) for row in manifest_rows(entry, origin)]
     digests = _lay_out(entries, destination, workers)

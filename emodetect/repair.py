@@ -17,7 +17,7 @@ from .core import ParameterError, Progress, in_batches
 from .dataset import SPLITS, Picture
 from .detector import decode_picture
 from .duplicates import Group, clusters
-from .labels import Face
+from .labels import SMALLEST_SIDE, Face
 from .yunet import FaceFinder, boxed
 
 # %% ../nbs/09_repair.ipynb #09-repair-04
@@ -76,9 +76,15 @@ def clip_face(
     "The same face with its box clipped to the picture; a face within it is returned as it is."
     if min(face.corners(1, 1)) >= 0 and max(face.corners(1, 1)) <= 1:
         return face
-    left, right = max(face.x - face.width / 2, 0.0), min(face.x + face.width / 2, 1.0)
-    top, bottom = max(face.y - face.height / 2, 0.0), min(face.y + face.height / 2, 1.0)
-    return Face(face.emotion, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+    (x, width), (y, height) = _clipped(face.x, face.width), _clipped(face.y, face.height)
+    return Face(face.emotion, x, y, width, height)
+
+def _clipped(centre: float, size: float) -> tuple[float, float]:
+    "Centre and size of what of a side lies within 0 to 1, at least the smallest that can be written down."
+    first, last = max(centre - size / 2, 0.0), min(centre + size / 2, 1.0)
+    if last - first >= SMALLEST_SIDE:
+        return (first + last) / 2, last - first
+    return min(max(centre, SMALLEST_SIDE / 2), 1 - SMALLEST_SIDE / 2), SMALLEST_SIDE
 
 def clip_boxes(
     entries: Sequence[Entry],

@@ -161,7 +161,7 @@ def run_trial(
     chosen: Mapping[str, Any],  # dotted name of params.yaml → value
     goes_on: Callable[[list[float]], bool],  # told the validation's mAP50-95 of each epoch so far; False ends the trial
 ) -> Outcome:
-    "Train once and keep the figures; a loss that is lost is an outcome, everything else that is wrong is raised."
+    "Train once and keep the figures; a loss that is lost and a refusal of what was chosen are outcomes, everything else that is wrong is raised."
     epochs: list[Epoch] = []
 
     def told(epoch: Epoch) -> None:
@@ -177,6 +177,10 @@ def run_trial(
         except _Pruned:
             pruned = True
         except ModelError as error:
+            failure = str(error)
+        except ParameterError as error:  # a batch that this machine cannot hold, say
+            if not any(name in str(error) for name in chosen):
+                raise
             failure = str(error)
     curves = {name: _curve(epochs, name) for name in CURVES}
     reached = [value for value in curves["metrics/mAP50-95"] if math.isfinite(value)]

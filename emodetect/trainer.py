@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from .core import ModelError, ParameterError, first_few, written_whole
+from .core import DataError, ModelError, ParameterError, first_few, written_whole
+from .detector import IMAGE_SUFFIXES
 from .yolo import fix_randomness, quiet_ultralytics
 
 quiet_ultralytics()
@@ -221,10 +222,13 @@ class Trainer(DetectionTrainer):
         mode: str = "train",  # train or val
         batch: int | None = None,  # pictures a step
     ) -> YOLODataset:
-        "A split, its pictures padded to squares of `model.image_size`."
+        "A split, its pictures padded to squares of `model.image_size`; `DataError` if Ultralytics leaves one out."
         model: Any = unwrap_model(self.model)  # PyTorch's types take every attribute of a module for a tensor
         stride = max(int(model.stride.max()), 32)
         dataset = build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=stride)
+        there = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(img_path).iterdir())
+        if len(dataset) < there:  # it would only say so in its log
+            raise DataError(f"{img_path}: Ultralytics can read {len(dataset)} of its {there} pictures; run `emodetect check` on the data set, and mend or remove the others.")
         dataset.transforms.transforms[-1].normalize = mode != "train"  # else preprocess_batch does it
         return dataset
 

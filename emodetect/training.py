@@ -94,7 +94,7 @@ def find_device(
     count, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
     if text == "auto":
         text = "0" if count else "mps" if apple else "cpu"
-    numbers = [int(number) for number in text.split(",")] if text.replace(",", "").isdigit() and "" not in text.split(",") else []
+    numbers = [int(number) for number in text.split(",")] if re.fullmatch(r"[0-9]+(,[0-9]+)*", text) else []
     if text not in ("cpu", "mps") and (not numbers or len(set(numbers)) < len(numbers)):
         raise ParameterError(f"train.device is '{text}'; choose auto, cpu, mps, or CUDA devices such as 0 or [0, 1].")
     if text == "mps" and not apple:

@@ -1,5 +1,6 @@
 """Makes a small clean data set and plants defects into it, in numbers that are known because they are drawn here."""
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -108,6 +109,12 @@ class Planter:
             exif[ExifTags.Base.Orientation] = self.random.randint(2, 8)
             saved("jpeg", exif=exif)()
 
+        def not_text() -> None:
+            path = self.take()
+            stem = path.stem + os.fsdecode(b"\xe9")
+            label_of(path).rename(label_of(path).with_stem(stem))
+            path.rename(path.with_stem(stem))
+
         return {
             "picture_unreadable": bytes_of(lambda data: JUNK + data[:40]),
             "picture_truncated": bytes_of(lambda data: data[: len(data) * 2 // 3]),
@@ -119,6 +126,8 @@ class Planter:
             "picture_exif_rotation": turned,
             "picture_too_large": saved("png", lambda image: Image.new("1", (8000 + next(self.numbers) % 100, 7000))),
             "picture_too_small": saved("png", lambda image: image.resize((15, 15))),
+            "picture_other_format": saved("gif", suffix=self.random.choice([".jpg", ".png"])),
+            "name_not_text": not_text,
         }
 
     def rows(self) -> dict[str, Callable[[], None]]:
@@ -145,8 +154,8 @@ class Planter:
             "label_extra_columns": added("4 0.1 0.1 0.9 0.1 0.9 0.9", "4 0.5 0.5 0.2 0.2 0.97"),
             "label_not_a_number": added("4 nan 0.5 0.2 0.2", "happy 0.5 0.5 0.2 0.2", "4 0.5 inf 0.2 0.2"),
             "label_wrong_class": added("8 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2", "3.5 0.5 0.5 0.2 0.2"),
-            "label_zero_area": added("4 0.5 0.5 0 0.2", "4 0.5 0.5 0.2 -0.1"),
-            "label_out_of_frame": added("4 0.95 0.5 0.2 0.2", "4 0.5 0.05 0.2 0.2", "4 60 80 20 20"),
+            "label_zero_area": added("4 0.5 0.5 0 0.2", "4 0.5 0.5 0.2 -0.1", "4 0.5 0.5 0.0000003 0.2"),
+            "label_out_of_frame": added("4 0.95 0.5 0.2 0.2", "4 0.5 0.05 0.2 0.2", "4 60 80 20 20", "4 -0.001 0.5 0.001 0.2", "4 0.5 1.0012 0.2 0.001"),
             "label_duplicate_row": repeated,
             "box_whole_frame": whole_frame,
         }

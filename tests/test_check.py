@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 from planter import SET_DEFECTS, Planter, label_of, relabel, write_clean
@@ -18,7 +18,8 @@ from planter import SET_DEFECTS, Planter, label_of, relabel, write_clean
 from emodetect.check import SEVERITIES, check_dataset
 from emodetect.core import DataError
 from emodetect.inspection import label_faults, picture_faults
-from emodetect.labels import EMOTIONS, Face, read_labels, write_labels
+from emodetect.labels import EMOTIONS, OVERHANG, SMALLEST_SIDE, Face, RowError, parse_row, read_labels, write_labels
+from emodetect.repair import clip_face
 
 SEEDS = [int(seed) for seed in os.environ.get("PLANTER_SEEDS", "0 1").split()]
 REFUSING = """
@@ -125,7 +126,7 @@ def test_the_report_depends_neither_on_threads_nor_on_the_process_nor_on_the_pla
     assert check_dataset(moved, workers=1).to_json() == text
     assert emodetect("check", moved, "--json", tmp_path / "report.json", hash_seed="7").returncode == 1
     assert (tmp_path / "report.json").read_text() == text
-    assert json.loads(text)["counts"] == {defect: planted.planted.get(defect, 0) for defect in SEVERITIES}
+    assert json.loads(text)["counts"] == {defect: planted.planted.get(defect, 0) for defect in SEVERITIES} | {"label_suspect": None}, "nobody asked for suspects"
 
 
 def test_turned_labels_are_suspected_more_often_than_others(copy: Path) -> None:
@@ -214,10 +215,14 @@ def test_any_label_file_is_read_or_refused_and_the_check_agrees(tmp_path_factory
 
 @st.composite
 def labelled_faces(draw: Callable) -> Face:
-    """A face whose box lies in the frame and is larger than the last decimal that is written."""
-    left, top = draw(st.floats(0, 0.99)), draw(st.floats(0, 0.99))
-    width, height = draw(st.floats(1e-4, 1 - left)), draw(st.floats(1e-4, 1 - top))
-    return Face(draw(st.integers(0, len(EMOTIONS) - 1)), left + width / 2, top + height / 2, width, height)
+    """A face whose box lies in the frame, or overhangs it by no more than is accepted."""
+    left, top = draw(st.floats(-OVERHANG, 0.99)), draw(st.floats(-OVERHANG, 0.99))
+    width, height = (draw(st.floats(SMALLEST_SIDE, 1 - max(first, 0))) + max(-first, 0) for first in (left, top))
+    face = Face(draw(st.integers(0, len(EMOTIONS) - 1)), left + width / 2, top + height / 2, width, height)
+    try:
+        return clip_face(parse_row(" ".join(map(repr, (face.emotion, face.x, face.y, face.width, face.height)))))
+    except RowError:  # a rounding error beyond what is accepted
+        return reject()
 
 
 @ANY

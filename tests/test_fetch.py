@@ -306,6 +306,15 @@ def test_every_picture_format_is_fetched_and_read_in_any_case(drawn: Path, tmp_p
     assert sum(check_dataset(tmp_path / "raw").pictures.values()) == 14
 
 
+def test_what_nobody_reads_comes_along_and_is_told_by_the_check(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn, tmp_path / "given")
+    (tmp_path / "given" / "train" / "images" / "Thumbs.db").write_bytes(b"thumbs")
+    (tmp_path / "given" / "valid" / "old").mkdir()
+    (tmp_path / "given" / "valid" / "old" / "lost.jpg").write_bytes(b"lost")
+    fetch("folder", tmp_path / "given", {}, tmp_path / "raw")
+    assert {fault.file for fault in check_dataset(tmp_path / "raw").of("stray_file")} == {"train/images/Thumbs.db", "valid/old/lost.jpg"}
+
+
 def test_every_data_group_has_the_same_parameters(tmp_path: Path) -> None:
     from dvc.utils.hydra import compose_and_dump
 

@@ -11,7 +11,7 @@ import psutil
 from conftest import Copy
 from emodetect.core import fingerprint, sha256_file
 
-KILLS = 5
+KILLS = 10
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -20,7 +20,7 @@ def outputs(folder: Path) -> dict[str, str]:
     return made | {"notebook": sha256_file(folder / "reports" / "notebooks" / "prepare.ipynb")}
 
 
-def test_prepare_killed_five_times_ends_with_the_same_hashes(new_copy: Callable[[], Copy]) -> None:
+def test_prepare_killed_ten_times_ends_with_the_same_hashes(new_copy: Callable[[], Copy]) -> None:
     copy, moments = new_copy(), random.Random(3)
     copy.repro("fetch", "weights")
     raw, started = fingerprint(copy.folder / "data" / "raw"), time.monotonic()

@@ -5,10 +5,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import mlcroissant
 import pytest
 
 from conftest import Copy
 from emodetect.check import check_dataset, usable_pictures
+from emodetect.core import DataError
 from emodetect.labels import intersection_over_union
 from emodetect.manifest import read_manifest
 from emodetect.prepare import Prepared, prepare
@@ -106,3 +108,19 @@ def test_the_pipeline_brings_the_finder_and_repairs(finder: Path, faulty: Path, 
     refused.write_text(refused.read_text().replace("leaks: set_aside", "leaks: forget"))
     done = copy.stage("prepare")
     assert done.returncode == 1 and "prepare.leaks is 'forget'; choose keep or set_aside." in done.stdout and "Traceback" not in done.stdout
+
+
+def test_the_description_of_the_data_is_valid_and_reads_their_manifest(mended: tuple[Path, Prepared]) -> None:
+    folder, prepared = mended
+    described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
+    assert not described.metadata.ctx.issues.errors
+    assert sum(1 for _ in described.records("faces")) == len(prepared.manifest)
+
+
+def test_a_training_split_without_a_face_is_refused(tmp_path: Path) -> None:
+    write_sample(tmp_path / "drawn", {"train": 4, "valid": 2, "test": 2}, seed=1)
+    for label in (tmp_path / "drawn" / "train" / "labels").iterdir():
+        label.write_text("")
+    with pytest.raises(DataError, match="no picture of the split 'train' has a face; label its faces"):
+        prepare(tmp_path / "drawn", tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()

@@ -23,7 +23,7 @@ from conftest import PROJECT
 from emodetect import sweep as module
 from emodetect.cli import main
 from emodetect.cluster import cluster
-from emodetect.core import DataError, EmodetectError
+from emodetect.core import DataError, EmodetectError, ParameterError
 from emodetect.experiments import Experiment
 from emodetect.sweep import as_command, edited, read_fixed, read_space, read_study, sweep
 from emodetect.training import Hyperparameters
@@ -219,6 +219,13 @@ def test_inputs_that_are_missing_or_differ_are_refused(project: Path, tmp_path: 
         read_fixed(tmp_path)
     with pytest.raises(DataError, match="is missing on a worker or differs"):
         replace(read_fixed(project), data_sha256="0" * 64).check()
+
+
+def test_a_trial_whose_values_are_refused_has_failed_and_a_sweep_that_cannot_work_is_refused(project: Path) -> None:
+    outcome = module.run_trial(read_fixed(project), {"train.batch": 17}, lambda curve: True)
+    assert outcome.failure.startswith("train.batch is 17, but the training split has 16 pictures") and not outcome.figures
+    with pytest.raises(ParameterError, match=r"train\.device is 'moon'"):
+        module.run_trial(replace(read_fixed(project), device="moon"), {"train.batch": 8}, lambda curve: True)
 
 
 def test_the_declared_space_of_the_project_is_sound() -> None:
