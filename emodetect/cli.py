@@ -9,6 +9,7 @@ __all__ = ['TABLE_HEADER', 'COLOURS', 'EXAMPLES', 'table_rows', 'record', 'model
 
 # %% ../nbs/40_cli.ipynb #40-cli-02
 import argparse
+import errno
 import gc
 import importlib
 import json
@@ -395,6 +396,12 @@ def gate(arguments: argparse.Namespace) -> int:
     return int(not all(one.passed for one in passed))
 
 # %% ../nbs/40_cli.ipynb #40-cli-15
+def _count(text: str) -> int:
+    "A number of threads; 0 stands for the default."
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) > 1024:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 1024; correct it.")
+    return int(text)
+
 def _renamed(text: str) -> tuple[str, str]:
     "NAME=EMOTION as a pair."
     name, equals, emotion = text.partition("=")
@@ -416,7 +423,7 @@ def _add_model(command: argparse.ArgumentParser, threads: bool = True) -> None:
     command.add_argument("--model", default="models/emodetect.onnx", help="the exported model: a file, or a registered version such as emodetect@production or emodetect@v1.2.0 (default: %(default)s)")
     command.add_argument("--confidence", type=float, metavar="C", help="leave out faces less sure than this, 0 to 1 (default: the model's own)")
     if threads:
-        command.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
+        command.add_argument("--threads", type=_count, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
     command.add_argument("--engine", choices=("onnxruntime", "openvino"), help="what runs the network (default: the model's own)")
 
 EXAMPLES = {  # command → what may be typed
@@ -527,7 +534,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--model", metavar="MODEL", help="the exported model: a file, or a registered version such as emodetect@production (default: models/emodetect.onnx)")
     command.add_argument("--canary", metavar="MODEL", help="a second model, which answers a share of the calls")
     command.add_argument("--canary-share", type=float, metavar="S", help="that share, 0 to 1 (default: 0.1)")
-    command.add_argument("--threads", type=int, metavar="N", help="pictures answered at once (default: as many as there are cores)")
+    command.add_argument("--threads", type=_count, metavar="N", help="pictures answered at once (default: as many as there are cores)")
     command.add_argument("--json", action="store_true", help="log JSON instead of text")
     command.set_defaults(run=serve)
     command = commands.add_parser("watch", help="say whether a service's traffic has changed", description="Say whether the pictures and answers of a service still look like those that the model was tested on.")
@@ -535,7 +542,7 @@ def parser() -> argparse.ArgumentParser:
     act = acts.add_parser("reference", help="keep how the model answers where it was tested", description="Let the model look at pictures and keep how its answers are distributed.")
     act.add_argument("source", nargs="?", type=Path, default=Path("data/prepared/test/images"), metavar="PATH", help="a folder of pictures (default: %(default)s)")
     act.add_argument("--model", default="models/emodetect.onnx", help="the model that serves: a file, or a registered version (default: %(default)s)")
-    act.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
+    act.add_argument("--threads", type=_count, default=0, metavar="N", help="threads of the network (default: as many as there are cores)")
     act.add_argument("--out", type=Path, default=Path("models/reference.json"), metavar="FILE", help="the file to write (default: %(default)s)")
     act = acts.add_parser("report", help="compare what a service kept with a reference", description="Print the population stability index of each quantity, its limit, and a verdict. The exit code is 0 if nothing has moved, 1 if something has.")
     act.add_argument("log", type=Path, metavar="LOG", help="the file of serve.outcomes")
@@ -570,7 +577,7 @@ def main(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        _complain(f"{error.filename or 'the output'}: {error.strerror or error}; free some space or choose another place.")
+        _complain(f"{error.filename or 'the output'}: {error.strerror or error}; {'free some space' if error.errno in (errno.ENOSPC, errno.EDQUOT) else 'choose another place, or look at who may write there'}.")
         return 1
     except KeyboardInterrupt:
         _complain("interrupted.")

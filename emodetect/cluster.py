@@ -28,6 +28,8 @@ def cluster(
     import dask
     from distributed import Client, LocalCluster
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if workers < 0:
+        raise ParameterError(f"workers is {workers}; give a whole number from 1, or 0 for as many as there are cores.")
     if not scheduler:
         closed = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
         own = {"host": "127.0.0.1", "security": True, "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}, "silence_logs": logging.CRITICAL}

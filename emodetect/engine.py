@@ -53,8 +53,11 @@ def load_model(
     if sha256 and found != sha256.lower():
         raise ModelError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; bring the right file, or correct model_sha256.")
     session, description = load_session(path, 1, content)
-    release = json.loads(session.get_modelmeta().custom_metadata_map.get("emodetect.release", "{}"))
-    return Served(session_detector(session, description, content, threads=1), description, content, found, release.get("version"))
+    try:
+        release = json.loads(session.get_modelmeta().custom_metadata_map.get("emodetect.release", "{}")).get("version")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: what it says of its release is damaged; release it again with `emodetect registry`, or export it again.") from error
+    return Served(session_detector(session, description, content, threads=1), description, content, found, release)
 
 # %% ../nbs/51_engine.ipynb #n2df5c7b5
 def self_test(
@@ -66,7 +69,7 @@ def self_test(
         answers = served.detector(portraits)
         served.detector(portraits[:1])  # an engine may answer a single picture in another way
     except Exception as error:  # whatever a network of another shape may raise
-        raise ModelError(f"the model {served.sha256[:12]} cannot answer ({type(error).__name__}: {str(error).splitlines()[0]}); export it again.") from error
+        raise ModelError(f"the model {served.sha256[:12]} cannot answer ({type(error).__name__}: {str(error).partition(chr(10))[0]}); export it again.") from error
     faces = [face for answer in answers for face in answer]
     sound = all(math.isclose(sum(face.probabilities), 1, abs_tol=1e-6) and all(map(math.isfinite, (face.left, face.top, face.right, face.bottom, face.face))) for face in faces)
     if not faces or not sound:

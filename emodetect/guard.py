@@ -179,7 +179,8 @@ class Guard:
         if not scope["path"].startswith("/v1/"):
             return None
         given = dict(scope["headers"])
-        key = given.get(b"x-api-key") or given.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        scheme, _, bearer = given.get(b"authorization", b"").partition(b" ")
+        key = given.get(b"x-api-key") or (bearer.strip() if scheme.lower() == b"bearer" else b"")  # a scheme's name is case-insensitive (RFC 9110, 11.1)
         if self.keys and not max([hmac.compare_digest(key, one) for one in self.keys]):
             return problem(401, "this service wants a key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.", {"WWW-Authenticate": "Bearer"})
         seconds = self.rate.wait(client_of((scope.get("client") or ("",))[0])) if self.rate else 0.0

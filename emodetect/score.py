@@ -10,11 +10,13 @@ __all__ = ['PART', 'MAX_BYTES', 'TAR_SUFFIXES', 'BOX', 'RESULTS', 'ERRORS', 'ROW
 import fcntl
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -60,13 +62,28 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     except ImportError as error:
         raise EmodetectError(f"{name}: cannot be reached without a further package ({error}).") from error
 
-@lru_cache(maxsize=8)
 def _zip(name: str) -> zipfile.ZipFile:
-    "A zip archive, kept open: its directory is read once; `DataError` if it is none."
+    "A zip archive, kept open as long as its file stays the same: its directory is read once; `DataError` if it is none."
+    return _opened_zip(name, _stamp(name))
+
+@lru_cache(maxsize=8)
+def _opened_zip(name: str, stamp: str) -> zipfile.ZipFile:
+    "A zip archive that is opened once."
     try:
         return zipfile.ZipFile(fsspec.open(name, "rb").open() if "://" in name else name)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: there is no such file; check the path.") from error
     except zipfile.BadZipFile as error:
         raise DataError(f"{name}: is no zip archive or is damaged; get it anew.") from error
+
+def _stamp(name: str) -> str:
+    "What changes when a file of this machine does: its size and time; empty for one elsewhere."
+    name = name.rpartition("::")[2]
+    try:
+        seen = Path(name).stat() if "://" not in name else None
+    except (OSError, ValueError):
+        return ""
+    return f"{seen.st_size} {seen.st_mtime_ns}" if seen else ""
 
 def _walked(folder: str) -> Iterator[str]:
     "The pictures in a folder and below, as plain text: a path for each would take more memory than all the rest."
@@ -74,15 +91,22 @@ def _walked(folder: str) -> Iterator[str]:
         folders.sort()
         yield from (f"{place.rstrip('/')}/{name}" for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
-def _listed(source: str) -> Iterator[str]:
-    "The files that a source names, archives and films among them; `DataError` if it names none."
+def _listed(source: str, lists: tuple[str, ...] = ()) -> Iterator[str]:
+    "The files that a source names, archives and films among them; `DataError` if it names none. What stands in one of `lists` and names none is a file that cannot be read."
     if "://" not in source:
         if source.lower().endswith(".txt"):
-            lines = Path(source).read_text(encoding="utf-8").splitlines() if Path(source).is_file() else []
-            for line in filter(None, map(str.strip, lines)):
-                yield from _listed(line)
+            for line in _lines(source, lists):
+                try:
+                    yield from _listed(line, (*lists, source))
+                except DataError:
+                    yield line
+        elif Path(source).is_dir():
+            yield from _walked(source)
         else:
-            yield from _walked(source) if Path(source).is_dir() else map(str, pictures_of(source))
+            found = list(map(str, pictures_of(source)))
+            if found == [source] and not lists and not Path(source).exists():
+                raise DataError(f"{source}: there is no such file or folder; correct the name.")
+            yield from found
         return
     try:
         system, path = fsspec.core.url_to_fs(source)
@@ -90,15 +114,32 @@ def _listed(source: str) -> Iterator[str]:
     except ImportError as error:
         raise EmodetectError(f"{source}: cannot be reached without a further package ({error}).") from error
     except Exception as error:  # each store has kinds of its own, and all mean the same to the user
-        raise DataError(f"{source}: cannot be reached ({str(error).splitlines()[0]}); check the address and the credentials.") from error
+        raise DataError(f"{source}: cannot be reached ({str(error).partition(chr(10))[0] or type(error).__name__}); check the address and the credentials.") from error
     yield from map(system.unstrip_protocol, sorted(found))
+
+def _lines(name: str, lists: tuple[str, ...]) -> Iterator[str]:
+    "The sources that a list names, one a line; `DataError` if it is no text or is one of the `lists` that name it."
+    if name in lists:
+        raise DataError(f"{name}: is a list that names itself; remove that line.")
+    try:
+        text = Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: is no list that can be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); write a source on each line, in UTF-8.") from error
+    return filter(None, map(str.strip, text.splitlines()))
 
 def _kinds(source: str) -> Iterator[tuple[str, str]]:
     "Each file that a source names, with its kind; a zip archive is taken for the pictures in it."
     for name in _listed(source):
         low = name.lower()
         if low.endswith(".zip"):
-            yield from (("pictures", f"zip://{member}::{name}") for member in sorted(_zip(name).namelist()) if Path(member).suffix.lower() in IMAGE_SUFFIXES)
+            try:
+                members = sorted(_zip(name).namelist())
+            except DataError:
+                if name == source:
+                    raise
+                members = []
+                yield "pictures", name  # among others, it is one that cannot be read
+            yield from (("pictures", f"zip://{member}::{name}") for member in members if Path(member).suffix.lower() in IMAGE_SUFFIXES)
         else:
             yield "tar" if low.endswith(TAR_SUFFIXES) else "film" if Path(low).suffix in VIDEO_SUFFIXES else "pictures", name
 
@@ -155,8 +196,8 @@ def _picture(name: str) -> Frame | Unread:
         return Frame(name, decode_picture(_bytes_of(name), name))
     except FileNotFoundError:
         return Unread(name, 0, f"{name}: there is no such file; check the path.")
-    except (DataError, OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        return Unread(name, 0, str(error))
+    except (DataError, OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        return Unread(name, 0, str(error) if isinstance(error, DataError) else f"{name}: cannot be read ({error or type(error).__name__}); get it anew.")
 
 def _film(name: str) -> Iterator[Frame | Unread]:
     "The frames of a film, which OpenCV reads from a file of this machine only; what follows a broken frame is told."
@@ -187,7 +228,7 @@ def _tar(name: str) -> Iterator[Frame | Unread]:
                         yield Frame(inside, decode_picture(_bounded(archive.extractfile(member), inside), inside))
                     except DataError as error:
                         yield Unread(inside, 0, str(error))
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         yield Unread(name, 0, f"{name}: cannot be read to its end ({error}); get it anew.")
 
 def _reads(part: Part) -> Iterator[Frame | Unread]:
@@ -314,7 +355,7 @@ def score(
     parts, digest = plan(source, size), sha256_file(model)
     names = hashlib.sha256()
     for part in parts:
-        names.update(f"{part}\n".encode("utf-8", "surrogateescape"))
+        names.update(f"{part} {list(map(_stamp, part.names))}\n".encode("utf-8", "surrogateescape"))
     with _held(folder, {"pictures": names.hexdigest(), "model": digest, "confidence": confidence, "engine": engine, "size": size}):
         todo = [(part, str((folder / f"{number:07}.parquet").resolve())) for number, part in enumerate(parts) if not (folder / f"{number:07}.parquet").exists()]
         total = sum(len(part.names) for part in parts)

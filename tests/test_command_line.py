@@ -208,3 +208,9 @@ def test_the_base_install_predicts_without_torch(pipeline: Copy, tmp_path: Path)
     for command, sentence in needy.items():
         refused = say(*command.split())
         assert refused.returncode == 1 and refused.stderr == f"emodetect: {sentence}, which the base install lacks; install emodetect[train].\n"
+
+
+@pytest.mark.parametrize("threads", ["-3", "100000", "two"])
+def test_a_number_of_threads_that_cannot_be_is_a_wrong_call(threads: str, tmp_path: Path) -> None:
+    ended = emodetect("predict", "photo.jpg", "--threads", threads, cwd=tmp_path)
+    assert ended.returncode == 2 and f"argument --threads: '{threads}' is not a whole number from 0 to 1024" in ended.stderr

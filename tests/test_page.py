@@ -449,6 +449,23 @@ def test_camera_shows_faces_and_its_rate_until_it_is_stopped(ready: Visit, conte
 
 
 @in_browser
+def test_a_camera_that_was_asked_for_twice_is_off_when_it_was_stopped(ready: Visit, context: object) -> None:
+    context.grant_permissions(["camera"])
+    ready.page.evaluate("""() => {
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.streams = [];
+        navigator.mediaDevices.getUserMedia = async (wanted) => { const stream = await ask(wanted); window.streams.push(stream); return stream; };
+        document.querySelector("#camera").click();
+        document.querySelector("#camera").click();
+    }""")
+    ready.page.locator("#live .face").first.wait_for()
+    ready.page.click("#camera")
+    assert ready.status == TEXTS["camera.stopped"]
+    assert ready.page.evaluate("window.streams.map((stream) => stream.getTracks().map((track) => track.readyState))") == [["ended"]]
+    context.clear_permissions()
+
+
+@in_browser
 def test_a_camera_that_may_not_be_used_is_told(ready: Visit) -> None:
     ready.page.click("#camera")
     ready.says(TEXTS["camera.refused"])

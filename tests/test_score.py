@@ -139,3 +139,69 @@ def test_without_the_extra_it_says_what_to_install(package: str, arguments: list
     hidden = f"import sys; sys.modules['{package}'] = None\nfrom emodetect.cli import main\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", hidden, "score", "album", "--out", str(tmp_path / "x.parquet"), *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and f"needs {package}" in done.stderr and "install emodetect[score]" in done.stderr
+
+
+def _zipped(path: Path, damaged: bool = False) -> Path:
+    """An archive of three pictures, the second of which may have a broken stream."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.write(f"album/{number:03}.png", f"{number}.png")
+        info = archive.infolist()[1]
+    if damaged:
+        data = bytearray(path.read_bytes())
+        start = info.header_offset + 30 + len(info.filename) + 200
+        data[start:start + 400] = bytes(400)
+        path.write_bytes(data)
+    return path
+
+
+def test_a_broken_member_of_an_archive_is_an_error_and_the_rest_is_scored(place: Path, tmp_path: Path) -> None:
+    scored = score(str(_zipped(tmp_path / "some.zip", damaged=True)), tmp_path / "out.parquet", "model.onnx")
+    assert (scored.pictures, scored.errors) == (2, 1)
+    (error,) = pq.read_table(tmp_path / "out.errors.parquet").to_pylist()
+    assert error["picture"].startswith("zip://1.png::") and error["error"].endswith("get it anew.")
+
+
+def test_an_archive_that_was_replaced_is_read_anew(place: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "some.zip"
+    archive.write_bytes(b"PK no archive")
+    with pytest.raises(DataError, match="is no zip archive or is damaged"):
+        score(str(archive), tmp_path / "out.parquet", "model.onnx")
+    assert score(str(_zipped(archive)), tmp_path / "out.parquet", "model.onnx").pictures == 3
+
+
+def test_what_a_list_names_and_nobody_finds_is_an_error_and_the_rest_is_scored(place: Path, tmp_path: Path) -> None:
+    lines = ["album/000.png", "none.png", "none.zip", "none/*.png", f"{tmp_path}/list.txt", "album/001.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    scored = score(str(tmp_path / "list.txt"), tmp_path / "out.parquet", "model.onnx")
+    assert scored.pictures == 2
+    assert [row["picture"] for row in pq.read_table(tmp_path / "out.errors.parquet").to_pylist()] == ["none.png", "none.zip", "none/*.png", f"{tmp_path}/list.txt"]
+
+
+def test_a_source_that_is_not_there_or_is_no_text_is_refused_before_anything_is_written(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("M\xfcller.png".encode("latin-1"))
+    for source, reason in (("nothere", "there is no such file or folder"), ("nothere.zip", "there is no such file"), (str(tmp_path / "list.txt"), "it is not UTF-8")):
+        with pytest.raises(DataError, match=reason):
+            score(source, tmp_path / "out.parquet", "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+def test_a_picture_that_changed_while_the_scoring_was_interrupted_is_told(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for number in range(2):
+        (tmp_path / "some" / f"{number}.png").write_bytes(Path(f"album/{number:03}.png").read_bytes())
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(str(tmp_path / "some"), tmp_path / "out.parquet", "model.onnx", size=1, workers=1, progress=interrupted)
+    (tmp_path / "some" / "0.png").write_bytes(Path("album/005.png").read_bytes() + b" ")
+    with pytest.raises(EmodetectError, match="a scoring with other pictures"):
+        score(str(tmp_path / "some"), tmp_path / "out.parquet", "model.onnx", size=1)
+
+
+def test_a_negative_number_of_processes_is_refused(place: Path, tmp_path: Path) -> None:
+    command = [EMODETECT, "score", "album", "--out", tmp_path / "out.parquet", "--model", "model.onnx", "--scheduler", "local", "--workers", "-1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "workers is -1; give a whole number from 1" in ended.stderr

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import onnx
 import psutil
 import pytest
 import schemathesis
@@ -256,6 +257,33 @@ def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
         until(lambda: connections(service) == 0)
 
 
+def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path) -> None:
+    large = write_stand_in(tmp_path / "large.onnx", padding="x" * 16_000_000)
+    with Service(tmp_path, model=large, **QUICK) as service, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        slow.connect((service.host, service.port))
+        slow.sendall(b"GET /v1/model.onnx HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        got, start = bytearray(), time.monotonic()
+        while part := slow.recv(65_536):
+            got += part
+            time.sleep(0.02)  # 3 MB a second
+        assert time.monotonic() - start > 2 * QUICK["body_seconds"] and bytes(got).partition(b"\r\n\r\n")[2] == large.read_bytes()
+
+
+def test_pictures_of_a_client_that_went_away_are_not_looked_at(tmp_path: Path) -> None:
+    with Service(tmp_path, threads=1, batch=1) as service, ThreadPoolExecutor(4) as clients:
+        body = heavy()
+        busy = [clients.submit(service.send, body, "image/png") for _ in range(4)]
+        until(lambda: figure(service, "emodetect_waiting_pictures") >= 2)
+        gone = service.connection()
+        gone.request("POST", "/v1/predict", picture(), {"Content-Type": "image/jpeg"})
+        until(lambda: figure(service, "emodetect_waiting_pictures") >= 3 or all(one.done() for one in busy))
+        gone.close()
+        assert [one.result().status for one in busy] == [200] * 4
+        until(lambda: figure(service, "emodetect_requests_total", path="/v1/predict", status="499") == 1)
+        assert sum(figure(service, "emodetect_pictures_total", model=name) for name in [service.ask("GET", "/v1/model").json["sha256"][:12]]) == 4
+
+
 TRICKS = ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "//etc/passwd", "/%00", "/%ff%fe", "/" + "a" * 9000, "/v1/../healthz", "/%5c..")
 
 
@@ -318,7 +346,7 @@ def test_keys_and_rates(tmp_path: Path) -> None:
         tried = ({}, {"X-API-Key": "first"}, {"X-API-Key": "first-key second-key"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer ÿ"})
         wrong = [service.ask("GET", "/v1/model", headers=headers) for headers in tried]
         assert [reply.status for reply in wrong] == [401] * 5 and wrong[0].headers["www-authenticate"] == "Bearer"
-        right = [service.ask("GET", "/v1/model", headers=headers) for headers in ({"X-API-Key": "first-key"}, {"Authorization": "Bearer second-key"}, {"X-API-Key": "third-key"})]
+        right = [service.ask("GET", "/v1/model", headers=headers) for headers in ({"X-API-Key": "first-key"}, {"Authorization": "bearer second-key"}, {"X-API-Key": "third-key"})]
         assert [reply.status for reply in right] == [200] * 3, "a refused key costs nothing of the rate"
         assert [service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"}).status for _ in range(2)] == [200, 429]
         late = service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"})
@@ -326,7 +354,21 @@ def test_keys_and_rates(tmp_path: Path) -> None:
         asked = service.ask("OPTIONS", "/v1/predict", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"})
         assert asked.headers["access-control-allow-origin"] == "https://example.org"
         assert "access-control-allow-origin" not in service.ask("GET", "/healthz", headers={"Origin": "https://elsewhere.example"}).headers
-        assert service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+        described = service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]
+        assert described["security"] == [{"bearer": []}, {"key": []}] and all("Bearer" in sample["source"] for sample in described["x-codeSamples"])
+
+
+def test_examples_run_on_a_service_that_wants_a_key(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(picture())
+    with Service(tmp_path, api_key="some-key") as service:
+        samples = {one["lang"]: one["source"] for one in service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]["x-codeSamples"]}
+        for language, program in (("curl", ["bash", "-c"]), ("python", [sys.executable, "-c"])):
+            source = samples[language].replace("http://127.0.0.1:8000", service.url)
+            for key, code in (("some-key", True), ("another", False)):
+                ended = subprocess.run([*program, source], cwd=tmp_path, env=os.environ | {"KEY": key}, capture_output=True, text=True)
+                assert (ended.returncode == 0) == code and ("happy" in ended.stdout) == code, ended.stderr
+        kept = service.ask("GET", f"/v1/model.onnx?sha256={service.ask('GET', '/v1/model', headers={'X-API-Key': 'some-key'}).json['sha256']}", headers={"X-API-Key": "some-key"})
+        assert kept.headers["cache-control"].startswith("private, "), "a cache in between gives it to nobody without a key"
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [200, 429, 200, 429]), ("", [200, 429, 429, 429])], ids=["believed", "not believed"])
@@ -389,6 +431,16 @@ def test_more_connections_than_it_holds_are_told(tmp_path: Path) -> None:
         until(lambda: _asked(service) == 200)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_a_client_that_holds_all_connections_shuts_nobody_else_out(tmp_path: Path) -> None:
+    with Service(tmp_path, connections=40) as service:
+        plugs = [socket.create_connection((service.host, service.port), source_address=("127.0.0.2", 0)) for _ in range(60)]
+        until(lambda: figure(service, "emodetect_requests_total", path="other", status="503") >= 1)
+        assert [_asked(service) for _ in range(5)] == [200] * 5, "a probe of another address is answered"
+        for plug in plugs:
+            plug.close()
+
+
 def _asked(service: Service) -> int:
     """The status of /healthz, or 0 if there is none."""
     try:
@@ -448,7 +500,9 @@ def test_the_model_is_exchanged_under_load_and_a_bad_one_is_not_taken(tmp_path: 
         service.process.send_signal(signal.SIGHUP)
         until(lambda: service.ask("GET", "/v1/model").json["sha256"] != first)
         second = service.ask("GET", "/v1/model").json["sha256"]
-        for bad in (b"no model", write_stand_in(tmp_path / "blind.onnx", score=0.0).read_bytes()):
+        odd = onnx.load(write_stand_in(tmp_path / "odd.onnx"))
+        onnx.helper.set_model_props(odd, {one.key: one.value for one in odd.metadata_props} | {"emodetect.release": "no JSON"})
+        for bad in (b"no model", write_stand_in(tmp_path / "blind.onnx", score=0.0).read_bytes(), odd.SerializeToString()):
             failed = figure(service, "emodetect_model_swaps_total", outcome="failed")
             model.write_bytes(bad)
             service.process.send_signal(signal.SIGHUP)

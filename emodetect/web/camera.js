@@ -8,7 +8,7 @@ const REASONS = { NotFoundError: "camera.none", OverconstrainedError: "camera.no
 export class Camera {
   /** `section` shows it; `changed` hears whether it is on, `failed` the `Problem` that ended it, `seen` each answer. */
   constructor(section, changed, failed, seen) {
-    Object.assign(this, { section, changed, failed, seen, stream: null });
+    Object.assign(this, { section, changed, failed, seen, stream: null, starting: false });
     this.video = section.querySelector("video");
   }
 
@@ -16,22 +16,35 @@ export class Camera {
     return this.stream !== null;
   }
 
-  /** Ask for the camera and begin; a `Problem` if there is none or it may not be used. */
+  /** Ask for the camera and begin, unless that is under way; a `Problem` if there is none or it may not be used. */
   async start(engine) {
+    if (this.on || this.starting) return;
     if (!navigator.mediaDevices) throw new Problem("camera.insecure");
-    this.stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => { throw new Problem(REASONS[error.name] ?? "camera.taken"); });
-    this.stream.getVideoTracks()[0].onended = () => this.end(new Problem("camera.taken"));
-    this.video.srcObject = this.stream;
-    await this.video.play();
+    this.starting = true;
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => { throw new Problem(REASONS[error.name] ?? "camera.taken"); });
+      this.stream.getVideoTracks()[0].onended = () => this.end(new Problem("camera.taken"));
+      this.video.srcObject = this.stream;
+      await this.video.play().catch(() => { throw new Problem("camera.taken"); });
+    } catch (problem) {
+      this.release();
+      throw problem;
+    } finally {
+      this.starting = false;
+    }
     this.section.hidden = false;
     this.changed(true);
     this.run(engine, this.stream);
   }
 
+  release() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = this.video.srcObject = null;
+  }
+
   stop() {
     if (!this.on) return;
-    this.stream.getTracks().forEach((track) => track.stop());
-    this.stream = this.video.srcObject = null;
+    this.release();
     this.section.hidden = true;
     this.changed(false);
   }
