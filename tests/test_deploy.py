@@ -172,6 +172,7 @@ def test_what_alarms_count_is_there_before_it_happens(tmp_path: Path) -> None:
 
 ORDINARY = {  # what Prometheus reads every 15 seconds from a service at ordinary work: series → value, and its rise
     'up{job="emodetect", instance="api"}': "1x240",
+    'emodetect_requests_total{instance="api", path="/readyz", status="503"}': "0+20x240",  # a probe that is told to wait is nobody who was turned away
     'emodetect_requests_total{instance="api", path="/v1/predict", status="200"}': "0+150x240",
     'emodetect_requests_total{instance="api", path="/v1/predict", status="415"}': "0+1x240",
     'emodetect_requests_total{instance="api", path="/v1/predict", status="500"}': "0x240",

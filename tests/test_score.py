@@ -163,11 +163,12 @@ def test_a_broken_member_of_an_archive_is_an_error_and_the_rest_is_scored(place:
 
 
 def test_an_archive_that_was_replaced_is_read_anew(place: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "some.zip"
-    archive.write_bytes(b"PK no archive")
-    with pytest.raises(DataError, match="is no zip archive or is damaged"):
-        score(str(archive), tmp_path / "out.parquet", "model.onnx")
-    assert score(str(_zipped(archive)), tmp_path / "out.parquet", "model.onnx").pictures == 3
+    archive = _zipped(tmp_path / "some.zip")
+    assert score(str(archive), tmp_path / "before.parquet", "model.onnx").pictures == 3
+    with zipfile.ZipFile(archive, "w") as other:
+        other.write("album/004.png", "another.png")
+    assert score(str(archive), tmp_path / "after.parquet", "model.onnx").pictures == 1
+    assert set(pq.read_table(tmp_path / "after.parquet")["picture"].to_pylist()) == {f"zip://another.png::{archive}"}
 
 
 def test_what_a_list_names_and_nobody_finds_is_an_error_and_the_rest_is_scored(place: Path, tmp_path: Path) -> None:
