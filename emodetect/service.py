@@ -248,12 +248,13 @@ def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Setting
                 for job in jobs:
                     results.append(await asyncio.wrap_future(job.answer))
             except asyncio.CancelledError:
-                if any(job.answer.cancelled() for job in jobs):
-                    raise ClientDisconnect from None
-                raise
+                if (task := asyncio.current_task()) and task.cancelling():  # by the server, which stops
+                    raise
+                raise ClientDisconnect from None
             except DataError as error:
                 return problem(422, str(error), picture=job.name or "the picture")
             finally:
+                del request.scope["emodetect.jobs"]  # with their pictures: the connection keeps the scope until the next request
                 for job in jobs:
                     job.answer.cancel()  # those that nobody waits for any more
         pictures = [{"picture": result.name, "width": result.width, "height": result.height, "faces": [face.to_dict() for face in result.faces]} for result in results]

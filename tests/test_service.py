@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -32,9 +32,11 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance, unsupported_method
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
 from emodetect.guard import pictures_of
 from emodetect.labels import EMOTIONS
+from emodetect.service import make_app
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
 from tests.attack import Reply, Service, bombard, form, hostile, mutations, picture
@@ -282,6 +284,17 @@ def test_pictures_of_a_client_that_went_away_are_not_looked_at(tmp_path: Path) -
         assert [one.result().status for one in busy] == [200] * 4
         until(lambda: figure(service, "emodetect_requests_total", path="/v1/predict", status="499") == 1)
         assert sum(figure(service, "emodetect_pictures_total", model=name) for name in [service.ask("GET", "/v1/model").json["sha256"][:12]]) == 4
+
+
+def test_a_connection_that_stays_open_keeps_no_picture(tmp_path: Path) -> None:
+    app, seen = make_app(Settings(model=str(write_stand_in(tmp_path / "model.onnx")))), []
+
+    async def watched(scope: dict, receive: Callable, send: Callable) -> None:
+        seen.append(scope)
+        await app(scope, receive, send)
+
+    reply = TestClient(watched).post("/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"})
+    assert reply.status_code == 200 and [name for name in seen[0] if name.startswith("emodetect")] == []
 
 
 TRICKS = ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "//etc/passwd", "/%00", "/%ff%fe", "/" + "a" * 9000, "/v1/../healthz", "/%5c..")
