@@ -448,20 +448,33 @@ def test_camera_shows_faces_and_its_rate_until_it_is_stopped(ready: Visit, conte
     context.clear_permissions()
 
 
+STREAMS = """() => {
+    const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.streams = [];
+    navigator.mediaDevices.getUserMedia = async (wanted) => { const stream = await ask(wanted); window.streams.push(stream); return stream; };
+}"""  # keeps what the camera gave
+ENDED = "window.streams.map((stream) => stream.getTracks().map((track) => track.readyState))"
+
+
 @in_browser
 def test_a_camera_that_was_asked_for_twice_is_off_when_it_was_stopped(ready: Visit, context: object) -> None:
     context.grant_permissions(["camera"])
-    ready.page.evaluate("""() => {
-        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-        window.streams = [];
-        navigator.mediaDevices.getUserMedia = async (wanted) => { const stream = await ask(wanted); window.streams.push(stream); return stream; };
-        document.querySelector("#camera").click();
-        document.querySelector("#camera").click();
-    }""")
+    ready.page.evaluate(STREAMS)
+    ready.page.evaluate("document.querySelector('#camera').click(), document.querySelector('#camera').click()")
     ready.page.locator("#live .face").first.wait_for()
     ready.page.click("#camera")
-    assert ready.status == TEXTS["camera.stopped"]
-    assert ready.page.evaluate("window.streams.map((stream) => stream.getTracks().map((track) => track.readyState))") == [["ended"]]
+    assert ready.status == TEXTS["camera.stopped"] and ready.page.evaluate(ENDED) == [["ended"]]
+    context.clear_permissions()
+
+
+@in_browser
+def test_a_camera_whose_picture_cannot_be_shown_is_told_and_off(ready: Visit, context: object) -> None:
+    context.grant_permissions(["camera"])
+    ready.page.evaluate(STREAMS)
+    ready.page.evaluate("() => { HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('no', 'NotSupportedError')); }")
+    ready.page.click("#camera")
+    ready.says(TEXTS["camera.taken"])
+    assert ready.page.evaluate(ENDED) == [["ended"]] and not ready.page.locator("#live").is_visible() and ready.page.inner_text("#camera") == TEXTS["camera.start"]
     context.clear_permissions()
 
 

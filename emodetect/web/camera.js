@@ -22,13 +22,14 @@ export class Camera {
     if (!navigator.mediaDevices) throw new Problem("camera.insecure");
     this.starting = true;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => { throw new Problem(REASONS[error.name] ?? "camera.taken"); });
-      this.stream.getVideoTracks()[0].onended = () => this.end(new Problem("camera.taken"));
-      this.video.srcObject = this.stream;
-      await this.video.play().catch(() => { throw new Problem("camera.taken"); });
-    } catch (problem) {
-      this.release();
-      throw problem;
+      const stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => { throw new Problem(REASONS[error.name] ?? "camera.taken"); });
+      this.video.srcObject = stream;
+      await this.video.play().catch(() => {
+        this.release(stream);
+        throw new Problem("camera.taken");
+      });
+      stream.getVideoTracks()[0].onended = () => this.end(new Problem("camera.taken"));
+      this.stream = stream; // not before: it is on from here, and can be stopped
     } finally {
       this.starting = false;
     }
@@ -37,14 +38,14 @@ export class Camera {
     this.run(engine, this.stream);
   }
 
-  release() {
-    this.stream?.getTracks().forEach((track) => track.stop());
+  release(stream) {
+    stream.getTracks().forEach((track) => track.stop());
     this.stream = this.video.srcObject = null;
   }
 
   stop() {
     if (!this.on) return;
-    this.release();
+    this.release(this.stream);
     this.section.hidden = true;
     this.changed(false);
   }
