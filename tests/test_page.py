@@ -457,24 +457,24 @@ ENDED = "window.streams.map((stream) => stream.getTracks().map((track) => track.
 
 
 @in_browser
-def test_a_camera_that_was_asked_for_twice_is_off_when_it_was_stopped(ready: Visit, context: object) -> None:
+def test_a_camera_that_was_asked_for_twice_is_off_when_it_was_stopped(visit: Visit, context: object) -> None:
     context.grant_permissions(["camera"])
-    ready.page.evaluate(STREAMS)
-    ready.page.evaluate("document.querySelector('#camera').click(), document.querySelector('#camera').click()")
-    ready.page.locator("#live .face").first.wait_for()
-    ready.page.click("#camera")
-    assert ready.status == TEXTS["camera.stopped"] and ready.page.evaluate(ENDED) == [["ended"]]
+    visit.open().agree().page.evaluate(STREAMS)
+    visit.page.evaluate("document.querySelector('#camera').click(), document.querySelector('#camera').click()")
+    visit.page.locator("#live .face").first.wait_for()
+    visit.page.click("#camera")
+    assert visit.status == TEXTS["camera.stopped"] and visit.page.evaluate(ENDED) == [["ended"]]
     context.clear_permissions()
 
 
 @in_browser
-def test_a_camera_whose_picture_cannot_be_shown_is_told_and_off(ready: Visit, context: object) -> None:
+def test_a_camera_whose_picture_cannot_be_shown_is_told_and_off(visit: Visit, context: object) -> None:
     context.grant_permissions(["camera"])
-    ready.page.evaluate(STREAMS)
-    ready.page.evaluate("() => { HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('no', 'NotSupportedError')); }")
-    ready.page.click("#camera")
-    ready.says(TEXTS["camera.taken"])
-    assert ready.page.evaluate(ENDED) == [["ended"]] and not ready.page.locator("#live").is_visible() and ready.page.inner_text("#camera") == TEXTS["camera.start"]
+    visit.open().agree().page.evaluate(STREAMS)
+    visit.page.evaluate("() => { HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('no', 'NotSupportedError')); }")
+    visit.page.click("#camera")
+    visit.says(TEXTS["camera.taken"])
+    assert visit.page.evaluate(ENDED) == [["ended"]] and not visit.page.locator("#live").is_visible() and visit.page.inner_text("#camera") == TEXTS["camera.start"]
     context.clear_permissions()
 
 
