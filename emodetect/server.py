@@ -32,7 +32,7 @@ from .settings import Settings
 
 # %% ../nbs/54_server.ipynb #n1044260a
 MOST_HEADER_BYTES, MOST_HEADER_LINES = 65_536, 100
-FEW = 8  # connections that a client may open when there are too many in all
+FEW = 8  # connections, or a tenth of all, that a client may hold when there are too many in all
 LEAST_READ = 65_536  # bytes that a client must have read within `body_seconds`, so that it doesn't hold its connection for ever
 LINGER = 1.0  # seconds in which a client that still sends may read why it is refused; closing at once would throw that away
 

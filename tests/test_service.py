@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -249,27 +250,30 @@ def test_slow_senders_hold_nobody_up(service: Service) -> None:
     until(lambda: figure(service, "emodetect_held_bytes") == 0)
 
 
+@contextmanager
+def asked_for_the_model(folder: Path, size: int, buffer: int) -> Iterator[tuple[Service, socket.socket, Path]]:
+    """A service of a model of so many bytes, a client with a small buffer that has asked for it, and the model's file."""
+    model = write_stand_in(folder / "large.onnx", padding="x" * size)
+    with Service(folder, model=model, **QUICK) as service, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.connect((service.host, service.port))
+        client.sendall(b"GET /v1/model.onnx HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        yield service, client, model
+
+
 def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
-    large = write_stand_in(tmp_path / "large.onnx", padding="x" * 30_000_000)
-    with Service(tmp_path, model=large, **QUICK) as service, socket.socket() as plug:
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        plug.connect((service.host, service.port))
-        plug.sendall(b"GET /v1/model.onnx HTTP/1.1\r\nHost: x\r\n\r\n")
+    with asked_for_the_model(tmp_path, 30_000_000, 4096) as (service, _, _):
         until(lambda: connections(service) == 1)
         until(lambda: connections(service) == 0)
 
 
 def test_a_client_that_reads_slowly_gets_everything(tmp_path: Path) -> None:
-    large = write_stand_in(tmp_path / "large.onnx", padding="x" * 16_000_000)
-    with Service(tmp_path, model=large, **QUICK) as service, socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        slow.connect((service.host, service.port))
-        slow.sendall(b"GET /v1/model.onnx HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    with asked_for_the_model(tmp_path, 16_000_000, 65_536) as (_, client, model):
         got, start = bytearray(), time.monotonic()
-        while part := slow.recv(65_536):
+        while part := client.recv(65_536):
             got += part
             time.sleep(0.02)  # 3 MB a second
-        assert time.monotonic() - start > 2 * QUICK["body_seconds"] and bytes(got).partition(b"\r\n\r\n")[2] == large.read_bytes()
+        assert time.monotonic() - start > 2 * QUICK["body_seconds"] and bytes(got).partition(b"\r\n\r\n")[2] == model.read_bytes()
 
 
 def test_pictures_of_a_client_that_went_away_are_not_looked_at(tmp_path: Path) -> None:
