@@ -64,7 +64,7 @@ def test_the_table_shows_what_tells_experiments_apart_and_what_came_of_them(grid
         "grid-2": ("yolo26n", 0.01, "done"),
         "grid-3": ("yolo11n", -1, "failed"),
         "main": ("yolo11n", 0.002, "done"),
-    }
+    }, grid.run("dvc", "queue", "logs", "grid-2", check=False).stdout
     assert rows["grid-2"]["valid"] and rows["grid-2"]["mAP50"]
     assert not rows["grid-3"]["valid"] and not rows["grid-3"]["mAP50"], "DVC gives a failed experiment the metrics of its commit"
     assert "`dvc queue logs grid-3` says why grid-3 failed." in done.stdout.splitlines()
