@@ -5,6 +5,7 @@ Run it with `make bench-finding` after `make pipeline`; `SCENES=50 make bench-fi
 The pictures are scenes composed from the portraits of the test split (nbs/17_scenes.ipynb): 0 to 12 faces from 16 pixels up, plain, tilted or half covered,
 on backgrounds without people; the whole test split as it is; and pictures without a face: backgrounds, and, as hard ones, clouds of noise and views of two photographs
 that scikit-learn brings along. The way that is the default stands beside itself without the network's word, and with one look only.
+Photographs of 3000 × 2250 pixels with faces of the same sizes, and of 2000 × 1500 without one, are judged in the default way.
 What the face finder alone sees with one look and with two is counted at thresholds side by side.
 A face counts as found at an intersection over union of 0.5. Emotions are judged on the faces that were found, and beside them on the bare portraits.
 """
@@ -32,6 +33,8 @@ SIZES = (16, 24, 48, 96)  # pixels, where the classes of size begin
 FACE_FREE = 200  # scenes without a face, beside those among the others; clouds; and views of photographs
 UNCONFIRMED = "faces, the finder alone decides"
 ONE_LOOK = "the same, with one look"
+LARGE = (2250, 3000)  # height and width of a large photograph, pixels
+VIEWS = 12  # views side by side in a large photograph without a face, 500 pixels each
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -60,6 +63,13 @@ def draw_views(count: int) -> list[np.ndarray]:
             part = photograph[top:top + height, left:left + width]
             views.append(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
     return views
+
+
+def hang_views(views: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Large photographs without a face, each of as many views as fill it."""
+    squares = [cv2.resize(view, (500, 500), interpolation=cv2.INTER_AREA if min(view.shape[:2]) > 500 else cv2.INTER_LINEAR) for view in views]
+    walls = [squares[start:start + VIEWS] for start in range(0, len(squares) - VIEWS + 1, VIEWS)]
+    return [np.vstack([np.hstack(wall[row:row + 4]) for row in range(0, VIEWS, 4)]) for wall in walls]
 
 
 def count_looks(finder: FaceFinder, scenes: Sequence[Scene], empty: Sequence[np.ndarray]) -> dict[str, object]:
@@ -121,6 +131,14 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], progress: Callable
     }
 
 
+def judge_large(detector: Detector, album: Sequence[tuple[Path, Face]], count: int) -> dict[str, object]:
+    """Finding and naming in large photographs, and false faces in those without any."""
+    scenes = [compose_scene(album, index, seed=2, height=LARGE[0], width=LARGE[1]) for index in range(count)]
+    walls = hang_views(draw_views(count * VIEWS))
+    row = judge_scenes(detector, scenes, print_progress("large photographs", 3))
+    return {"scenes": count, "height": LARGE[0], "width": LARGE[1]} | row | {"face_free": len(walls), "false_faces_in_100_face_free": false_share(detector, walls)}
+
+
 def main() -> None:
     """Judge each mode on the same pictures, print the table and write it down."""
     count = int(os.environ.get("SCENES", "150"))
@@ -141,6 +159,7 @@ def main() -> None:
         row["emotion_right_on_bare_portraits"] = share(label == answer for label, answer in bare if answer)
         row["test_split"] = {name: round(value, 3) for name, value in finding_and_naming(confusion_matrix(confusions(judge(detector, data, "test")))).items()}
         measured["modes"][mode] = row
+    measured["large"] = judge_large(load_detector(model), album, count // 3)
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
     measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))

@@ -1,4 +1,4 @@
-"""The service's image without an engine for containers: the instructions of its Dockerfile, followed in a folder that stands for the root."""
+"""Images without an engine for containers: the instructions of a Dockerfile, followed in a folder that stands for the root."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from emodetect.core import sha256_file
 
 PROJECT = Path(__file__).parent.parent
 NO_REGISTRY = r"dns error|connect error|Connection refused|is unreachable|name resolution|Max retries"
@@ -42,10 +44,11 @@ def instructions(path: Path) -> Iterator[tuple[str, str]]:
             yield tuple(line.strip().split(None, 1))
 
 
-def make_root(folder: Path, given: dict[str, Path]) -> Root:
-    """Follow the instructions of the service's image; `ConnectionError` if no package registry can be reached, `RuntimeError` if one of them fails.
+def make_root(folder: Path, given: dict[str, Path], image: str = "api") -> Root:
+    """Follow the instructions of an image; `ConnectionError` if no package registry can be reached, `RuntimeError` if one of them fails.
 
     What is copied into the image comes from the project, or from `given`, which holds the files to take instead, by their path in the project.
+    Packages of the system are not installed: the machine's own stand for them.
     """
     own = ("PYTHON", "VIRTUAL_ENV", "EMODETECT_", "ORT_", "COV")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
@@ -57,7 +60,7 @@ def make_root(folder: Path, given: dict[str, Path]) -> Root:
     def moved(text: str) -> str:
         return re.sub(r"(?<![\w.])/(?=(app|build|models)\b)", f"{folder}/", text)
 
-    for name, value in instructions(PROJECT / "dockerfiles" / "api.Dockerfile"):
+    for name, value in instructions(PROJECT / "dockerfiles" / f"{image}.Dockerfile"):
         if name == "WORKDIR":
             place = folder / value.lstrip("/")
             place.mkdir(parents=True, exist_ok=True)
@@ -71,14 +74,16 @@ def make_root(folder: Path, given: dict[str, Path]) -> Root:
                     shutil.copytree(PROJECT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(given.get(source, PROJECT / source), target)
-        elif name == "RUN":
+        elif name == "ARG" and value == "MODEL_SHA256":
+            environment[value] = sha256_file(given.get("models/emodetect.onnx", PROJECT / "models" / "emodetect.onnx"))
+        elif name == "RUN" and not value.startswith("apt-get "):
             done = subprocess.run(["/bin/sh", "-ec", moved(value)], cwd=place, env=environment, capture_output=True, text=True)
             if done.returncode:
                 raise (ConnectionError if re.search(NO_REGISTRY, done.stdout + done.stderr, re.I) else RuntimeError)(done.stdout + done.stderr)
         elif name == "ENV":
             for pair in shlex.split(value):
                 key, _, content = pair.partition("=")
-                environment[key] = moved(content).replace("$PATH", environment["PATH"]).replace("$MODEL_SHA256", "")
+                environment[key] = moved(content).replace("$PATH", environment["PATH"]).replace("$MODEL_SHA256", environment.get("MODEL_SHA256", ""))
         elif name in ("ENTRYPOINT", "CMD"):
             entry, command = (json.loads(value), command) if name == "ENTRYPOINT" else (entry, json.loads(value))
         elif name == "HEALTHCHECK":

@@ -25,7 +25,8 @@ LABEL org.opencontainers.image.title="emodetect" \
       org.opencontainers.image.source="https://github.com/emodetect/emodetect"
 COPY --from=build /app /app
 COPY models/emodetect.onnx reports/model_card.md /models/
-ARG MODEL_SHA256=""
+ARG MODEL_SHA256
+RUN test "$(sha256sum < /models/emodetect.onnx)" = "$MODEL_SHA256  -"
 ENV PATH="/app/bin:$PATH" \
     PYTHONDONTWRITEBYTECODE="1" \
     EMODETECT_HOST="0.0.0.0" \

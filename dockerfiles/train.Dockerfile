@@ -6,7 +6,7 @@ COPY requirements_uv.txt requirements.txt ./
 RUN python -m venv /build/tools \
  && /build/tools/bin/pip --disable-pip-version-check install --quiet --no-cache-dir --require-hashes --only-binary :all: --requirement requirements_uv.txt \
  && /build/tools/bin/uv venv --quiet --python /build/tools/bin/python /app \
- && /build/tools/bin/uv pip sync --quiet --python /app/bin/python --require-hashes --no-cache requirements.txt
+ && /build/tools/bin/uv pip sync --quiet --python /app/bin/python --require-hashes requirements.txt
 
 FROM python:3.13-slim-trixie
 # hadolint ignore=DL3008

@@ -546,7 +546,7 @@ def parser() -> argparse.ArgumentParser:
     act.add_argument("--out", type=Path, default=Path("models/reference.json"), metavar="FILE", help="the file to write (default: %(default)s)")
     act = acts.add_parser("report", help="compare what a service kept with a reference", description="Print the population stability index of each quantity, its limit, and a verdict. The exit code is 0 if nothing has moved, 1 if something has.")
     act.add_argument("log", type=Path, metavar="LOG", help="the file of serve.outcomes")
-    act.add_argument("--reference", type=Path, default=Path("models/reference.json"), metavar="FILE", help="what `watch reference` wrote (default: %(default)s)")
+    act.add_argument("--reference", type=Path, default=Path("models/emodetect.onnx"), metavar="FILE", help="what `watch reference` wrote, or a model, which holds its own (default: %(default)s)")
     act.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=watch)
     command = commands.add_parser("doctor", help="say what is missing on this machine", description="Say what is missing on this machine, and how to get it. Nothing is changed. The exit code is 1 if something is missing that the purpose needs.")

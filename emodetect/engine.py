@@ -28,6 +28,7 @@ from .detector import Detector, decode_picture, load_session, session_detector
 from .results import Result
 from .sample import draw_portrait
 from .settings import Settings
+from .watch import Reference, own_reference
 
 # %% ../nbs/51_engine.ipynb #ne2f66bb4
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Served:
     sha256: str  # of its file, 64 hexadecimal digits
     version: str | None = None  # such as v1.2.0, if its file was released
     card: str | None = None  # Markdown
+    reference: Reference | None = None  # how it answered where it was tested, if its file says so
 
 def load_model(
     path: str | Path,  # an ONNX file written by `emodetect.export`
@@ -54,10 +56,11 @@ def load_model(
         raise ModelError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; bring the right file, or correct model_sha256.")
     session, description = load_session(path, 1, content)
     try:
-        release = json.loads(session.get_modelmeta().custom_metadata_map.get("emodetect.release", "{}")).get("version")
+        metadata = session.get_modelmeta().custom_metadata_map
+        release = json.loads(metadata.get("emodetect.release", "{}")).get("version")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"{path}: what it says of its release is damaged; release it again with `emodetect registry`, or export it again.") from error
-    return Served(session_detector(session, description, content, threads=1), description, content, found, release)
+    return Served(session_detector(session, description, content, threads=1), description, content, found, release, reference=own_reference(metadata, found))
 
 # %% ../nbs/51_engine.ipynb #n2df5c7b5
 def self_test(

@@ -111,7 +111,7 @@ def onnx_entry(
 
 def attach(
     path: str | Path,  # a .pt, .onnx or .json file
-    name: str,  # one of `ENTRIES`
+    name: str,  # of the entry; `ENTRIES` are read back
     value: Any,  # for JSON
 ) -> None:
     "Let a file carry one entry more; the same file and value give the same bytes. `ModelError` for another kind of file."

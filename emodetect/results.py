@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from .core import DataError, EmodetectError, ParameterError
-from .detector import IMAGE_SUFFIXES, Detection, Detector, decode_picture
+from .detector import PICTURE_SUFFIXES, Detection, Detector, decode_picture
 from .labels import EMOTIONS
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def pictures_of(
     "The files that a path names; `DataError` if it names none."
     name, place = str(path), Path(path)
     if place.is_dir():
-        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
         if not found:
-            raise DataError(f"{name}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder.")
+            raise DataError(f"{name}: holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}); name another folder.")
         return found
     if glob.has_magic(name) and not place.exists():
         found = sorted(Path(match) for match in glob.glob(name, recursive=True) if Path(match).is_file())
@@ -87,7 +87,8 @@ def film_frames(
     with _film(source) as film:
         promised = film.get(cv2.CAP_PROP_FRAME_COUNT)
         while (read := film.read())[0]:
-            yield Frame(name, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), number, number / rate)
+            at = film.get(cv2.CAP_PROP_POS_MSEC) / 1000  # frames need not be equally far apart; what says nothing of it is told by the rate
+            yield Frame(name, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), number, at if at > 0 and isinstance(source, str | Path) else number / rate)
             number += 1
     if isinstance(source, int):
         raise DataError(f"{name}: gives no {'more pictures' if number else 'picture'}; connect a camera, or name another number.")
@@ -96,18 +97,18 @@ def film_frames(
     if number < WHOLE * promised:
         raise DataError(f"{name}: ends after frame {number} of about {promised:.0f}; it was cut off or is damaged, get it anew.")
 
-Source = np.ndarray | bytes | str | Path | int
+Source = np.ndarray | bytes | bytearray | memoryview | str | Path | int
 
 def frames(
     source: Source | Iterable[Source],
 ) -> Iterator[Frame]:  # one at a time
     "The pictures of one or many sources; `DataError` names what cannot be read."
     if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
             raise ParameterError(f"an array of shape {source.shape} and type {source.dtype} is no picture; give height × width × 3 of uint8, RGB.")
         yield Frame("array", source)
-    elif isinstance(source, bytes):
-        yield Frame("bytes", decode_picture(source))
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        yield Frame("bytes", decode_picture(bytes(source)))
     elif isinstance(source, int):
         yield from film_frames(source)
     elif isinstance(source, (str, Path)):

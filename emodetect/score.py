@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .core import DataError, EmodetectError, ParameterError, Progress, cores, in_batches, sha256_file, written_whole
-from .detector import IMAGE_SUFFIXES, MAX_PIXELS, Detection, Detector, decode_picture, load_detector
+from .detector import PICTURE_SUFFIXES, MAX_PIXELS, Detection, Detector, decode_picture, load_detector
 from .labels import EMOTIONS
 from .manifest import read_parquet
 from .results import VIDEO_SUFFIXES, Frame, film_frames, pictures_of
@@ -89,7 +89,7 @@ def _walked(folder: str) -> Iterator[str]:
     "The pictures in a folder and below, as plain text: a path for each would take more memory than all the rest."
     for place, folders, files in os.walk(folder):
         folders.sort()
-        yield from (f"{place.rstrip('/')}/{name}" for name in sorted(files) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        yield from (f"{place.rstrip('/')}/{name}" for name in sorted(files) if Path(name).suffix.lower() in PICTURE_SUFFIXES)
 
 def _listed(source: str, lists: tuple[str, ...] = ()) -> Iterator[str]:
     "The files that a source names, archives and films among them; `DataError` if it names none. What stands in one of `lists` and names none is a file that cannot be read."
@@ -110,7 +110,7 @@ def _listed(source: str, lists: tuple[str, ...] = ()) -> Iterator[str]:
         return
     try:
         system, path = fsspec.core.url_to_fs(source)
-        found = system.glob(path) if has_magic(path) else [name for name in system.find(path) if Path(name).suffix.lower() in IMAGE_SUFFIXES or name == path]
+        found = system.glob(path) if has_magic(path) else [name for name in system.find(path) if Path(name).suffix.lower() in PICTURE_SUFFIXES or name == path]
     except ImportError as error:
         raise EmodetectError(f"{source}: cannot be reached without a further package ({error}).") from error
     except Exception as error:  # each store has kinds of its own, and all mean the same to the user
@@ -139,7 +139,7 @@ def _kinds(source: str) -> Iterator[tuple[str, str]]:
                     raise
                 members = []
                 yield "pictures", name  # among others, it is one that cannot be read
-            yield from (("pictures", f"zip://{member}::{name}") for member in members if Path(member).suffix.lower() in IMAGE_SUFFIXES)
+            yield from (("pictures", f"zip://{member}::{name}") for member in members if Path(member).suffix.lower() in PICTURE_SUFFIXES)
         else:
             yield "tar" if low.endswith(TAR_SUFFIXES) else "film" if Path(low).suffix in VIDEO_SUFFIXES else "pictures", name
 
@@ -222,7 +222,7 @@ def _tar(name: str) -> Iterator[Frame | Unread]:
     try:
         with _opened(name) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
                     inside = f"tar://{member.name}::{name}"
                     try:
                         yield Frame(inside, decode_picture(_bounded(archive.extractfile(member), inside), inside))

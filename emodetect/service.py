@@ -141,7 +141,7 @@ async def exchange(
 def _loaded(settings: Settings) -> tuple[tuple[Served, Served | None], Reference | None]:
     "The models and the reference that the settings name."
     models = load_models(settings)
-    return models, _reference(settings, [one.sha256 for one in models if one])
+    return models, _reference(settings, *models)
 
 def name_of(served: Served) -> dict[str, Any]:
     "Which model it is."
@@ -168,7 +168,7 @@ def make_app(
     "The service as an ASGI application; `ModelError` if its model cannot answer, `EmodetectError` if it cannot be watched as the settings say."
     metrics, bodies = Metrics(), Bodies(settings)
     served, canary = models or load_models(settings)
-    watcher = Watcher(settings.outcomes, _reference(settings, [one.sha256 for one in (served, canary) if one]))
+    watcher = Watcher(settings.outcomes, _reference(settings, served, canary))
 
     def report(jobs: Sequence[Job]) -> None:
         metrics.answered(jobs)
@@ -216,9 +216,13 @@ def make_app(
     _complete_document(app, bool(keys))
     return app
 
-def _reference(settings: Settings, models: Sequence[str]) -> Reference | None:
-    "What the answers are compared with; `ParameterError` if it is of a model that is not at work."
-    reference = read_reference(settings.reference) if settings.reference else None
+def _reference(settings: Settings, served: Served, canary: Served | None) -> Reference | None:
+    "What the answers are compared with; `ParameterError` if there is none, or if it is of a model that is not at work."
+    if settings.reference == "model":
+        if not served.reference:
+            raise ParameterError(f"serve.reference is 'model', but the model {served.sha256[:12]} holds no reference; export it again, or name the file of `emodetect watch reference`.")
+        return served.reference
+    reference, models = read_reference(settings.reference) if settings.reference else None, [one.sha256 for one in (served, canary) if one]
     if reference and reference.model not in models:
         raise ParameterError(f"{settings.reference}: is of the model {reference.model[:12]}, but {' and '.join(one[:12] for one in models)} is at work; make another with `emodetect watch reference`.")
     return reference

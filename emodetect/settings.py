@@ -49,7 +49,7 @@ class Settings:
     source: str = "https://github.com/emodetect/emodetect"  # where the users of the service find its source (AGPL, section 13)
     log: str = "text"  # text, json or none: what is written to standard error
     outcomes: str = ""  # a file for what was answered, without pictures and clients, a line of JSON each; empty: none
-    reference: str = ""  # a file of `emodetect watch reference`, from which /metrics tells how far the last pictures have moved; empty: none
+    reference: str = ""  # from which /metrics tells how far the last pictures have moved: model, the one that the model holds, or a file of `emodetect watch reference`; empty: none
 
     def __post_init__(self) -> None:
         low = {name: 0 for name in ("port", "threads", "rate", "canary_share")}

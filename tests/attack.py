@@ -30,6 +30,7 @@ from conftest import command_line_without
 from emodetect.sample import draw_portrait
 from emodetect.stand_in import write_stand_in
 
+MODEL = Path(__file__).parent.parent / "models" / "emodetect.onnx"
 COMMAND = command_line_without("onnx", "psutil", before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever is written to a file fails")
 
 
@@ -248,8 +249,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mutations", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the mutations (default: %(default)s)")
-    parser.add_argument("--model", type=Path, help="(default: a stand-in that is quick)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="(default: the pipeline's; without one, a stand-in that answers whatever it is shown)")
     given = parser.parse_args()
+    if not given.model.is_file():
+        given.model = None
+    print(f"the model: {given.model or 'a stand-in, since the pipeline has not run'}", flush=True)
     with tempfile.TemporaryDirectory() as folder, Service(Path(folder), model=given.model.resolve() if given.model else None) as service:
         statuses = bombard(service, hostile())
         warm = service.megabytes()

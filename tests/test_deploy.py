@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import yaml
 from fastapi.routing import APIRoute
 
 from benchmarks.image_root import Root, instructions, make_root
+from conftest import Copy
 from emodetect.engine import load_model, load_models
 from emodetect.sample import draw_portrait
 from emodetect.service import make_app
@@ -82,7 +85,8 @@ def test_what_the_image_installs_serves(image: Root) -> None:
         assert url, service.stderr.read()
         answer = urllib.request.urlopen(urllib.request.Request(f"{url}/v1/predict", picture(), {"Content-Type": "image/jpeg"}))
         assert json.load(answer)["pictures"][0]["faces"][0]["emotion"] == "happy"
-        assert json.load(urllib.request.urlopen(f"{url}/v1/model"))["card"].startswith("# A card")
+        known = json.load(urllib.request.urlopen(f"{url}/v1/model"))
+        assert known["card"].startswith("# A card") and known["sha256"] == image.environment["EMODETECT_MODEL_SHA256"], "the image demands the model that it was built with"
         told = image.environment | {"EMODETECT_PORT": url.rpartition(":")[2]}
         assert run(*image.health, env=told, executable=python).returncode == 0
         assert run(*image.health, env=told | {"EMODETECT_PORT": "1"}, executable=python).returncode != 0
@@ -93,9 +97,35 @@ def test_what_the_image_installs_serves(image: Root) -> None:
     assert logged and {line["path"] for line in logged} == {"/v1/predict", "/v1/model"}
 
 
+def test_an_image_is_made_with_the_model_that_was_named_or_not_at_all(tmp_path: Path) -> None:
+    model = tmp_path / "emodetect.onnx"
+    model.write_bytes(b"a model")
+    (check,) = [value for name, value in instructions(PROJECT / "dockerfiles" / "api.Dockerfile") if name == "RUN" and "MODEL_SHA256" in value]
+    for named, accepted in ((hashlib.sha256(b"a model").hexdigest(), True), ("ab" * 32, False), ("", False)):
+        done = run("/bin/sh", "-ec", check.replace("/models/", f"{tmp_path}/"), env={"PATH": os.environ["PATH"], "MODEL_SHA256": named})
+        assert (done.returncode == 0) is accepted, done.stderr
+    assert re.search(r"\$\{MODEL_SHA256:\?.+\}", COMPOSE["services"]["api"]["build"]["args"]["MODEL_SHA256"]), "compose asks for it"
+
+
 def test_the_serving_install_is_small(image: Root) -> None:
     assert image.megabytes() < 300, f"{image.megabytes():.0f} MB"
     assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((image.folder / "app").rglob(f"site-packages/{name}"))]
+
+
+def test_what_the_training_image_installs_runs_the_pipeline(new_copy: Callable[[], Copy], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As far as the training, with the packages of the lock alone and the command that the image starts."""
+    try:
+        made = make_root(tmp_path_factory.mktemp("training"), {}, "train")
+    except ConnectionError:
+        pytest.skip("no package registry can be reached")
+    copy = new_copy()
+    assert made.command == ["dvc", "repro"]
+    done = run(*made.command, "train", cwd=copy.folder, env=made.environment, executable=made.program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((copy.folder / "reports" / "train" / "metrics.json").read_text()) and (copy.folder / "models" / "emodetect.pt").stat().st_size > 1e6
+    kernel = json.loads((copy.folder / "reports" / "notebooks" / "train.ipynb").read_text())["metadata"]["kernelspec"]["name"]
+    where = run("python", "-c", "import sys, torch; print(sys.prefix, torch.__file__)", env=made.environment, executable=str(made.folder / "app" / "bin" / "python"))
+    assert kernel == "python3" and all(part.startswith(str(made.folder / "app")) for part in where.stdout.split()), where.stderr
 
 
 def test_compose_follows_the_schema_and_its_files_exist() -> None:

@@ -345,7 +345,7 @@ def test_bad_data_stop_the_stage_with_one_sentence(pipeline: Copy, name: str) ->
     assert done.returncode == 1 and len(told) == 1 and named in told[0] and "Traceback" not in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ["truncated", "empty split"])  # told by prepare, and by fetch before it; every fault stops the stage, above
 def test_bad_data_stop_the_pipeline_which_goes_on_when_they_are_mended(pipeline: Copy, name: str, tmp_path: Path) -> None:
     good = shutil.copytree(pipeline.folder / "data" / "raw", tmp_path / "good")
     faces = shutil.copytree(good, tmp_path / "faces")

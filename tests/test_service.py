@@ -481,6 +481,36 @@ def test_memory_of_large_pictures_is_given_back(tmp_path: Path) -> None:
         assert set(statuses) == {200} and grown < 15, grown
 
 
+def test_what_libraries_print_of_damaged_pictures_are_a_few_lines_of_the_log(tmp_path: Path) -> None:
+    random, whole, damaged = np.random.default_rng(0), picture(), []
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in random.integers(len(whole) // 2, len(whole) - 4, 6):
+            if 255 not in content[place - 1:place + 1]:  # no marker comes or goes, so that it is a whole JPEG but for what its pixels say
+                content[place] = random.integers(0, 255)
+        damaged.append(bytes(content))
+    with Service(tmp_path) as service:
+        assert {service.send(content).status for content in damaged} == {200}
+        until(lambda: "a library says: Corrupt JPEG data" in service.log)
+        started = time.monotonic()
+        assert {service.send(content).status for content in damaged} == {200}
+        lasted = time.monotonic() - started
+    service.reader.join(5)
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    said = [line for line in lines if line["message"].startswith("a library says")]
+    assert 1 <= len(said) <= 4 + lasted and sum(line["lines"] for line in said) >= len(said), "one a second at most"
+    assert len(lines) - len(said) == 2 * len(damaged), "nothing stands between the lines of the log"
+
+
+def test_a_crash_of_the_service_is_traced_where_its_log_is(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        service.send(picture())
+        service.process.send_signal(signal.SIGSEGV)
+        assert service.process.wait(20) == -signal.SIGSEGV
+    service.reader.join(5)
+    assert "Fatal Python error: Segmentation fault" in service.log and "Current thread" in service.log
+
+
 def test_on_ending_it_finishes_what_it_took(tmp_path: Path) -> None:
     with Service(tmp_path, threads=1, wait_seconds=60) as service:
         body, taken = heavy(), [service.connection() for _ in range(8)]

@@ -16,11 +16,26 @@ from emodetect.core import ParameterError
 from emodetect.detector import Detector, Found, cut_out, letterbox, to_tensor
 from emodetect.engine import Engine, Served, load_model
 from emodetect.labels import EMOTIONS, Face
+from emodetect.provenance import attach
 from emodetect.sample import draw_portrait
 from emodetect.service import make_app
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
-from emodetect.watch import CHANCE, LARGE, Watcher, brightness, chance_limit, compare, make_reference, outcomes_of, read_outcomes, stability_index, write_reference
+from emodetect.watch import (
+    CHANCE,
+    LARGE,
+    OWN,
+    Watcher,
+    brightness,
+    chance_limit,
+    compare,
+    make_reference,
+    outcomes_of,
+    read_outcomes,
+    read_reference,
+    stability_index,
+    write_reference,
+)
 
 SIDE, SHARE, SHA256 = 64, 0.8, "ab" * 32
 Pictures = list[np.ndarray]
@@ -114,6 +129,18 @@ def test_ordinary_traffic_raises_no_more_false_alarms_than_stated(ordinary: Outc
     assert naive > seeds / 4, "with forty pictures, the customary limit alone would raise an alarm without a reason again and again"
 
 
+def test_fresh_traffic_raises_no_more_false_alarms_than_stated(traffic: Traffic) -> None:
+    """Pictures that nobody has seen, for every reference and every day anew."""
+    seeds, alarms, moved = 12, 0, []
+    for seed in range(seeds):
+        kept = traffic([picture for picture, _ in draw(160, 100 + seed)])
+        found = compare(make_reference(kept[:100]), kept[100:])
+        alarms += sum(one.moved for one in found)
+        moved += [one.index / one.limit for one in found if one.limit > 0]
+    assert alarms <= 2, f"{alarms} in {seeds} reports of five quantities: {5 * CHANCE * seeds:g} are expected at most, and more than 2 in less than one of a thousand"
+    assert max(moved) > 0.3, "the limit is not so high that nothing would ever reach it"
+
+
 def darker(portraits: Portraits) -> Pictures:
     return [(0.5 * picture).astype(np.uint8) for picture, _ in portraits]
 
@@ -130,11 +157,19 @@ def of_two_emotions(portraits: Portraits) -> Pictures:
     return [picture for picture, face in portraits if EMOTIONS[face.emotion] in ("happy", "surprise")]
 
 
+def relabelled(portraits: Portraits) -> Pictures:
+    """As many pictures, but where another emotion stood in every second one, there stands anger."""
+    others = [picture for picture, face in portraits if EMOTIONS[face.emotion] not in ("fear", "neutral", "sad", "surprise")]
+    angry = [picture for picture, face in draw(8 * (len(portraits) - len(others)), 3) if EMOTIONS[face.emotion] == "anger"]
+    return others + angry
+
+
 CHANGES = [  # of the traffic; what must move, and what must not
     (darker, {"brightness"}, {"size", "faces", "emotion", "confidence"}),
     (smaller, {"size"}, {"brightness", "faces"}),
     (blurred, {"emotion"}, {"brightness", "faces"}),
     (of_two_emotions, {"emotion"}, {"size", "brightness", "faces"}),
+    (relabelled, {"emotion"}, {"size", "brightness", "faces"}),
 ]
 
 
@@ -228,6 +263,16 @@ def test_the_service_keeps_outcomes_and_tells_what_has_moved_if_it_is_asked_to(t
         send(client, 1.0)
         assert not figures(client, "emodetect_drift_index")
     assert (tmp_path / "outcomes.jsonl").read_text() == written and len(list(tmp_path.iterdir())) == 4
+
+    with pytest.raises(ParameterError, match=r"serve.reference is 'model', but the model \w{12} holds no reference"):
+        make_app(Settings(**given, reference="model"), models=(served, None))
+    own = write_stand_in(tmp_path / "own.onnx")
+    kept = read_reference(tmp_path / "reference.json")
+    attach(own, OWN, {"edges": kept.edges, "counts": kept.counts})
+    with TestClient(make_app(Settings(**given, model=str(own), reference="model"))) as client:
+        send(client, 0.4)
+        index, limit = figures(client, "emodetect_drift_index"), figures(client, "emodetect_drift_index_limit")
+        assert {name for name in index if index[name] > limit[name]} == {"brightness"}, "what a model holds is its reference"
 
     other = load_model(write_stand_in(tmp_path / "other.onnx", "sad"))
     with pytest.raises(ParameterError, match=r"is of the model .* is at work; make another with `emodetect watch reference`"):

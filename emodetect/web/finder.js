@@ -1,23 +1,35 @@
 // Where are the faces? YuNet answers, looking at a picture at several sizes, and once more at what is neither surely a face nor surely none, as in nbs/16_yunet.ipynb.
 import { best } from "./boxes.js";
-import { resize, round, upright } from "./pixels.js";
+import { part, resize, round, upright } from "./pixels.js";
 
 const SEEN = 64; // pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
+const LONGEST = 2560; // pixels; a picture is enlarged up to this until its smallest face has that size, and
+const GLIMPSED = 48; // pixels; beyond it until it has this one, at which YuNet trusts itself less, but
+const ENLARGED = 2; // times at most
 const STEP = 4; // from one look to the next, coarser one
-const LONGEST = 2560; // pixels; a picture is not enlarged beyond this, and a larger one is brought to it
-export const GUESSED = 0.3; // from this score on something may be a face, and
+export const GUESSED = 0.3, DOUBTED = 0.2; // from this score on something may be a face, in a look that shows the smallest one less large than `SEEN` from the second; and
 const SURE = 0.85; // from this one on it is; between them a second, closer look decides
 const CLOSE = 100; // pixels; the longer side of a face at the second look, in a square of twice that
 const TILTED = 8; // degrees; a head that is tilted as much is turned upright, in up to
 const TURNS = 2; // closer looks, for YuNet takes a head for less tilted than it is
+const LARGE = 1920; // pixels; a larger look is taken in parts that share
+const SHARED = 160; // pixels; what is larger is seen in a coarser look, too, and
+const EDGE = 8; // pixels; what comes as near to where a part was cut off is seen whole in another
 const STRIDES = [8, 16, 32]; // pixels from one place to the next in YuNet's three grids
 const OVERLAP = 0.3; // of two boxes that overlap more than this, the weaker goes
 
 /** The scales at which a picture is looked at, the finest first. */
 export function scales(height, width, smallest) {
-  const long = Math.max(height, width), found = [Math.min(SEEN / smallest, LONGEST / long)];
+  const long = Math.max(height, width), found = [Math.min(SEEN / smallest, Math.max(LONGEST / long, Math.min(GLIMPSED / smallest, ENLARGED)))];
   while ((found.at(-1) * long) / STEP >= 160) found.push(found.at(-1) / STEP);
   return found;
+}
+
+/** In which parts a side is looked at, so that none is larger than `LARGE` at a scale: [from, to], pixels. */
+function spans(length, scale) {
+  const side = LARGE / scale, shared = SHARED / scale, count = Math.max(1, Math.ceil((length - shared) / (side - shared)));
+  const reach = Math.ceil((length + (count - 1) * shared) / count);
+  return Array.from({ length: count }, (_, place) => round((place * (length - reach)) / Math.max(count - 1, 1))).map((start) => [start, start + reach]);
 }
 
 /** A picture at a scale. */
@@ -38,10 +50,17 @@ export class FaceFinder {
 
   /** The faces of a picture, the surest first: {score, x, y, width, height, tilt}, the centre and size as fractions of the picture. */
   async find(picture, smallest = this.smallest) {
-    const looks = scales(picture.height, picture.width, smallest).map((scale) => scaled(picture, scale)), seen = [], faces = [];
-    for (const look of looks) seen.push(...await this.look(look));
-    for (const one of best(seen, (box) => box.score, OVERLAP)) {
-      const { score, tilt = 0, ...box } = one.score < GUESSED ? one : await this.lookedAt(looks, one);
+    const steps = scales(picture.height, picture.width, smallest), looks = steps.map((scale) => (scale < 1 ? scaled(picture, scale) : picture));
+    const guessed = steps[0] * smallest < SEEN ? DOUBTED : GUESSED, seen = [], faces = [];
+    for (const [number, look] of looks.entries()) {
+      const scale = Math.max(steps[number], 1), columns = spans(look.width, scale);
+      for (const rows of spans(look.height, scale)) {
+        for (const span of columns) seen.push(...await this.look(look, rows, span, scale));
+      }
+    }
+    const likely = seen.filter((box) => box.score >= Math.min(this.score, guessed));
+    for (const one of best(likely, (box) => box.score, OVERLAP)) {
+      const { score, tilt = 0, ...box } = one.score < guessed ? one : await this.lookedAt(looks, one);
       const [left, top, right, bottom] = [box.left, box.top, box.right, box.bottom].map((side) => Math.min(Math.max(side, 0), 1));
       faces.push({ score, tilt, left, top, right, bottom });
     }
@@ -51,11 +70,14 @@ export class FaceFinder {
       .sort((one, other) => other.score - one.score || one.x - other.x || one.y - other.y);
   }
 
-  /** What is seen in a picture: boxes and eyes as fractions of it. */
-  async look(picture) {
-    const { width, height } = picture;
-    return (await this.detected(picture)).map(({ score, left, top, right, bottom, eyes }) => (
-      { score, left: left / width, top: top / height, right: right / width, bottom: bottom / height, eyes: eyes.map(([x, y]) => [x / width, y / height]) }));
+  /** What is seen whole in a part (of rows and columns) of a picture: boxes and eyes as fractions of the picture. */
+  async look(picture, [above, below], [before, behind], scale) {
+    const { width, height } = picture, look = scaled(part(picture, before, above, behind - before, below - above), scale);
+    const across = (x) => ((x * (behind - before)) / look.width + before) / width, down = (y) => ((y * (below - above)) / look.height + above) / height;
+    const whole = ({ left, top, right, bottom }) => (left >= EDGE || before === 0) && (top >= EDGE || above === 0)
+      && (right <= look.width - EDGE || behind === width) && (bottom <= look.height - EDGE || below === height);
+    return (await this.detected(look)).filter(whole).map(({ score, left, top, right, bottom, eyes }) => (
+      { score, left: across(left), top: down(top), right: across(right), bottom: down(bottom), eyes: eyes.map(([x, y]) => [across(x), down(y)]) }));
   }
 
   /** Something that was seen, after closer looks at it if it is no sure face or a tilted one; its score is 0 if no face is seen there any more. */
@@ -105,7 +127,7 @@ export class FaceFinder {
   /** The boxes of one grid, in pixels. */
   boxes(output, stride, columns) {
     const [classes, objects, shapes, points] = ["cls", "obj", "bbox", "kps"].map((name) => output[`${name}_${stride}`].data);
-    const found = [], share = (value) => Math.min(Math.max(value, 0), 1), least = Math.min(this.score, GUESSED);
+    const found = [], share = (value) => Math.min(Math.max(value, 0), 1), least = Math.min(this.score, DOUBTED);
     for (let place = 0; place < classes.length; place++) {
       const score = Math.sqrt(share(classes[place]) * share(objects[place]));
       if (score < least) continue;
