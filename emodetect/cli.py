@@ -127,6 +127,10 @@ def _with_train(
     except ImportError as error:
         raise EmodetectError(f"{what} needs {error.name}, which the base install lacks; install emodetect[train].") from error
 
+def _counted(number: int, name: str) -> str:
+    "So many of something."
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
 def model_file(
     name: str,  # a path, or a registered version such as emodetect@production
 ) -> Path:
@@ -140,14 +144,15 @@ def predict(arguments: argparse.Namespace) -> int:
     from emodetect.detector import load_detector
     sightings = _Sightings(load_detector(model_file(arguments.model), arguments.confidence, arguments.threads, engine=arguments.engine), arguments.paths)
     save = _saver(arguments.save) if arguments.save else None
-    print("[" if arguments.json else TABLE_HEADER, end="" if arguments.json else "\n")
-    separator = "\n"
+    print("[" if arguments.json else "", end="")
+    separator, header = "\n", [TABLE_HEADER]
     for path, picture, faces in sightings:
         if arguments.json:
             print(separator + json.dumps(record(path, picture, faces)), end="")
             separator = ",\n"
         else:
-            print("\n".join(table_rows(path, faces)), flush=True)
+            print(*header, *table_rows(path, faces), sep="\n", flush=True)
+            header = []
         if save:
             save(path, picture, faces)
     if arguments.json:
@@ -241,9 +246,9 @@ def score(arguments: argparse.Namespace) -> int:
     settings = {"confidence": arguments.confidence, "engine": arguments.engine, "workers": arguments.workers, "progress": told}
     with redirect_stdout(Clock(sys.stderr)), cluster("" if own else arguments.scheduler, arguments.workers, timeout=arguments.timeout) if arguments.scheduler else nullcontext() as client:
         scored = run_score(arguments.source, arguments.out, model_file(arguments.model), client=client, **settings)
-    print(f"{scored.faces} faces in {scored.pictures} pictures: {arguments.out}")
+    print(f"{_counted(scored.faces, 'face')} in {_counted(scored.pictures, 'picture')}: {arguments.out}")
     if scored.errors:
-        _complain(f"{scored.errors} pictures could not be read: {arguments.out.with_suffix('.errors.parquet')}")
+        _complain(f"{_counted(scored.errors, 'picture')} could not be read: {arguments.out.with_suffix('.errors.parquet')}")
     return int(scored.errors > 0)
 
 # %% ../nbs/40_cli.ipynb #n335ddca3
@@ -367,7 +372,7 @@ def watch(arguments: argparse.Namespace) -> int:
         model = model_file(arguments.model)
         found = outcomes_of(load_detector(model, threads=arguments.threads), arguments.source, sha256_file(model))
         write_reference(make_reference(found), arguments.out)
-        print(f"{arguments.out}: {sum(len(one['faces']) for one in found)} faces in {len(found)} pictures")
+        print(f"{arguments.out}: {_counted(sum(len(one['faces']) for one in found), 'face')} in {_counted(len(found), 'picture')}")
         return 0
     reference, outcomes = read_reference(arguments.reference), read_outcomes(arguments.log)
     others = sum(one["model"] != reference.model for one in outcomes)

@@ -312,7 +312,7 @@ class Detector:
         reject: float = 0.0,  # an emotion less likely than this is uncertain, 0 to 1
         face_score: float = 0.0,  # faces of which the finder is less sure count only if the network confirms them, 0 to 1
         confirm: float = NEVER,  # how sure the network must be to confirm one; above 1 none counts
-        smallest: float = 0.0,  # pixels; where the network confirms, a face whose area is less than of a square of this side counts only if it does
+        smallest: float = 0.0,  # pixels; a face whose area is less than that of a square of this side counts only if the network confirms it, where it confirms any; of less than half the side, not at all
         batch: int = 32,  # squares that go through a network at once
         workers: int = 1,  # threads that share the pictures of a call
         single: Callable[[], Network] | None = None,  # opens the network that each of them runs, which calculates with one thread; None: they run `network`
@@ -363,7 +363,7 @@ class Detector:
 
     def _named(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         "The faces that the finder finds and, where it is not sure or they are too small, the network confirms, with what the network says of their cut-outs."
-        found = [(place, *one) for place, picture in enumerate(pictures) for one in self.find(picture)]
+        found = [(place, *one) for place, picture in enumerate(pictures) for one in self.find(picture) if _side(one.face, picture) >= self.smallest / 2]
         cuts = [cut_out(pictures[place], face, self.share, self.image_size, tilt) for place, _, face, tilt in found]
         kept, sure, scores, boxes = [], [], [], []
         outputs = (output for _, some in self._run(network, [square for square, _ in cuts]) for output in some)
@@ -371,7 +371,7 @@ class Detector:
             height, width = pictures[place].shape[:2]
             reach = np.array([face.width * width, face.height * height]) * scale / 2
             box = [*(self.image_size / 2 - reach), *(self.image_size / 2 + reach)]
-            small = face.width * width * face.height * height < self.smallest**2
+            small = _side(face, pictures[place]) < self.smallest
             if (score >= self.face_score and (not small or self.confirm > 1)) or sureness_at(output, box) >= self.confirm:
                 kept.append(place)
                 sure.append(score)
@@ -387,6 +387,10 @@ class Detector:
         probabilities = to_probabilities(scores, self.temperature)
         for box, face, row, best in zip(boxes, faces, probabilities.tolist(), probabilities.argmax(axis=1).tolist(), strict=True):
             yield Detection(*box, face, EMOTIONS[best], row[best], tuple(row), row[best] < self.reject)
+
+def _side(face: Face, picture: np.ndarray) -> float:
+    "The side of the square with the area of a face's box, pixels."
+    return math.sqrt(face.width * picture.shape[1] * face.height * picture.shape[0])
 
 def _overlaps(face: Detection, others: Sequence[Detection], iou: float) -> bool:
     "Whether a face is one of others."

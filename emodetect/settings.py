@@ -7,9 +7,11 @@ __all__ = ['ALIKE', 'READ', 'Settings', 'read_settings', 'read_keys']
 
 # %% ../nbs/50_settings.ipynb #n01e65bfb
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,21 @@ class Settings:
         ):
             if not right:
                 raise ParameterError(f"serve.{name} is {getattr(self, name)}; give {what}.")
+        for name, fits, kind in (("origins", _is_origin, "https://host or https://host:port, without a path"), ("proxies", _is_network, "an address such as 10.0.0.1, a network such as 10.0.0.0/8")):
+            for entry in filter(None, map(str.strip, getattr(self, name).split(","))):
+                if entry != "*" and not fits(entry):
+                    raise ParameterError(f"serve.{name} holds '{entry}'; give {kind}, or * for all.")
+
+def _is_origin(text: str) -> bool:
+    "Whether it is an origin as browsers write it (RFC 6454)."
+    return re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text) is not None
+
+def _is_network(text: str) -> bool:
+    "Whether it is an IP address or a network."
+    try:
+        return bool(ip_network(text, strict=False))
+    except ValueError:
+        return False
 
 ALIKE = 0.75  # from which on (difflib's ratio, 0 to 1) a variable is taken for a setting that was mistyped; others may be somebody else's, such as Kubernetes'
 READ: dict[type, Callable[[str], Any]] = {bool: lambda text: {"true": True, "false": False}[text.lower()], int: int, float: float, str: str}

@@ -69,7 +69,7 @@ def load_yunet(
             own.network = _network(source, least)
         steps = scales(*picture.shape[:2], smallest)
         looks = [picture if scale >= 1 else _scaled(picture, scale) for scale in steps]
-        guessed = GUESSED if steps[0] * smallest >= SEEN else DOUBTED
+        guessed = DOUBTED if steps[0] < SEEN / smallest else GUESSED
         rows = np.concatenate([_look(own.network, look, part, max(scale, 1.0)) for look, scale in zip(looks, steps, strict=True) for part in parts(*look.shape[:2], max(scale, 1.0))])
         rows = rows[rows[:, -1] >= (min(score, guessed) if twice else score)]
         kept = rows[_best(rows[:, :4], rows[:, -1])]

@@ -1,19 +1,23 @@
 """`emodetect.check` finds what was planted: each defect, exactly as often."""
 
+import csv
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 from planter import SET_DEFECTS, Planter, label_of, relabel, write_clean
+from scipy.stats.contingency import association
 
 from emodetect.check import SEVERITIES, check_dataset
 from emodetect.core import DataError
@@ -281,3 +285,22 @@ def test_a_name_that_is_no_text_is_told_in_escapes(copy: Path) -> None:
     assert json.loads(report.to_json())["defects"]["label_missing"]["found"][0]["file"] == "train/images/caf\udce9.jpg"
     done = emodetect("check", copy)
     assert done.returncode == 1 and "caf\\udce9.jpg" in done.stdout, done.stderr
+
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "real8"  # real faces, which lie beside the project where somebody has them and are no part of it
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real faces are not beside the project")
+def test_what_is_said_of_real_faces_is_what_their_own_list_and_labels_say() -> None:
+    """Counted by other means: the list that came with them, and the text of the labels."""
+    with (REAL / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    report, data = check_dataset(REAL / "YOLO_format"), REAL / "YOLO_format"
+    listed = Counter((row["split"], row["class"].lower()) for row in rows)
+    assert {(split, emotion): count for split, emotions in report.faces.items() for emotion, count in emotions.items() if count} == dict(listed)
+    assert report.pictures == dict(Counter(row["split"] for row in rows)) and sum(report.pictures.values()) == 4976
+    boxes = [[float(number) for number in path.read_text().split()[3:]] for path in sorted(data.glob("*/labels/*.txt"))]
+    whole = sum(min(box) >= 0.98 for box in boxes)
+    assert {name: count for name, count in report.counts.items() if count} == {"box_whole_frame": whole, "class_imbalance": 1, "class_shift": 1} and whole == 5
+    table = np.array([[listed[split, emotion] for emotion in EMOTIONS] for split in report.pictures])
+    assert report.shift and report.shift.cramers_v == pytest.approx(association(table, method="cramer"))

@@ -90,6 +90,11 @@ def test_doctor_needs_the_base_install_alone(tmp_path: Path) -> None:
         assert done.returncode == code and "absent missing: make setup" in done.stdout, done.stderr
 
 
+def test_where_nothing_was_looked_at_no_table_begins(pipeline: Copy) -> None:
+    done = emodetect("predict", "nowhere.jpg", cwd=pipeline.folder)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.splitlines() == ["emodetect: nowhere.jpg: there is no such file; check the path."]
+
+
 def test_table_of_a_folder(pipeline: Copy) -> None:
     done = emodetect("predict", "data/prepared/test/images", "--confidence", "0", cwd=pipeline.folder)
     assert done.returncode == 0, done.stderr

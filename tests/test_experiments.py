@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import Copy
 
@@ -90,9 +91,18 @@ def test_the_figures_are_those_of_the_experiments_own_files(grid: Copy) -> None:
     assert metrics["pictures"] == 12 and [found.figures[name] for name in ("mAP50", "mAP50-95", "recall")] == [metrics[name] for name in ("map50", "map50_95", "recall")]
 
 
-def test_every_architecture_of_configs_is_known_and_has_weights_that_fit() -> None:
-    import yaml
+def test_a_queued_experiment_trains_to_the_bits_of_a_plain_run_in_another_folder(grid: Copy, pipeline: Copy, tmp_path: Path) -> None:
+    reference = grid.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/grid-2").stdout.strip()
+    queued, params = (yaml.safe_load(grid.run("git", "show", f"{reference}:{name}").stdout) for name in ("dvc.lock", "params.yaml"))
+    plain = Copy.of(pipeline.folder, tmp_path / "own")
+    (plain.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert "Running stage 'train'" in plain.repro("train"), "nothing was taken from a cache"
+    trained = {one["path"]: one["md5"] for one in yaml.safe_load((plain.folder / "dvc.lock").read_text())["stages"]["train"]["outs"]}
+    assert trained == {one["path"]: one["md5"] for one in queued["stages"]["train"]["outs"]}
+    assert {"models/emodetect.pt", "reports/train/metrics.json", "reports/notebooks/train.ipynb"} <= set(trained)
 
+
+def test_every_architecture_of_configs_is_known_and_has_weights_that_fit() -> None:
     from emodetect.weights import PINS
     from emodetect.yolo import build_model
 

@@ -22,7 +22,7 @@ from emodetect.detector import FINDER_KEY, NEVER, SETTINGS, Detection, decode_pi
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
 from emodetect.stand_in import write_stand_in
-from emodetect.yunet import YUNET, load_yunet
+from emodetect.yunet import YUNET, load_yunet, parts, scales
 from tests.attack import Service
 from tests.page import CHROMIUM, QUIET, WEB, film
 
@@ -308,6 +308,24 @@ def test_browser_looks_twice_and_turns_heads_as_python_does(ready: Visit, model:
 
 
 @in_browser
+def test_browser_looks_at_large_pictures_in_parts_as_python_does(ready: Visit, model: Path) -> None:
+    photo, large = decode_picture(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"), np.full((800, 1500, 3), 114, np.uint8)
+    places = [(x, y) for x in range(20, 1440, 168) for y in (30, 390, 700)]
+    for number, (x, y) in enumerate(places):
+        side = (60, 70) if number % 3 else (44, 51)
+        large[y:y + side[1], x:x + side[0]] = cv2.resize(photo, side, interpolation=cv2.INTER_AREA)
+    steps = scales(800, 1500)
+    assert len(parts(800, 1500, steps[0])) == 2, "a part alone would test less"
+    expected = load_yunet(model.with_name("yunet.onnx"), SETTINGS["face_score"])(large)
+    assert len(expected) == len(places)
+    files = {"large.png": base64.b64encode(encode(large)).decode()}
+    found, order = ready.page.evaluate(LOOK, [None, files])["large.png"], lambda face: (round(face[0], 1), face[1])
+    boxes = sorted(([face[side] for side in ("x", "y", "width", "height")] for face in found), key=order)
+    theirs = sorted(([one.face.x, one.face.y, one.face.width, one.face.height] for one in expected), key=order)
+    assert boxes == [pytest.approx(box, abs=0.004) for box in theirs]
+
+
+@in_browser
 def test_browser_lets_the_network_confirm_as_python_does(ready: Visit, model: Path, tmp_path: Path) -> None:
     """Heads that the finder doubts, and a network that is the surer of a face the redder its cut-out is."""
     photo = decode_picture(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
@@ -581,7 +599,7 @@ CHECK = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa
 @in_browser
 @pytest.mark.skipif(not AXE.exists(), reason="axe is not here; fetch it with `make web`")
 @pytest.mark.parametrize(("width", "colours"), [(320, "dark"), (1100, "light")])
-def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, width: int, colours: str) -> None:
+def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, context: object, width: int, colours: str) -> None:
     visit.page.emulate_media(color_scheme=colours, reduced_motion="reduce")
     visit.page.set_viewport_size({"width": width, "height": 800})
     visit.open()
@@ -606,6 +624,26 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, width: int, colo
     visit.show(upload("letter.png", b"no picture"), *[upload(f"{index}.png", encode(drawn(index))) for index in (SCENE, PORTRAIT, 0)])
     check("results")
     assert visit.page.evaluate("getComputedStyle(document.querySelector('.result')).animationName") == "none", "motion is reduced"
+    visit.page.click("#camera")
+    visit.says(TEXTS["camera.refused"])
+    check("a camera that may not be used")
+    context.grant_permissions(["camera"])
+    visit.page.click("#camera")
+    visit.page.locator("#live .face").nth(1).wait_for()
+    visit.page.locator("#rate", has_text="frames per second").wait_for()
+    check("the camera at work")
+    visit.page.click("#camera")
+    check("the camera stopped")
+    context.clear_permissions()
+    context.set_offline(True)
+    visit.show(upload("offline.png", encode(drawn(PORTRAIT))))
+    check("offline")
+    context.set_offline(False)
+    gone = Visit(context, visit.address).refuse("**/vendor/**").refuse("**/healthz", 503).open("none").agree()
+    gone.page.set_viewport_size({"width": width, "height": 800})
+    gone.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    gone.page.evaluate(AXE.read_text())
+    assert not gone.page.evaluate(CHECK)["violations"] and gone.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nobody can look"
 
 
 def test_every_text_stands_in_one_file(visit: Visit) -> None:

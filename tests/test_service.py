@@ -343,6 +343,40 @@ def test_the_document_and_the_service_agree(service: Service) -> None:
     assert len(asked) == 6, asked
 
 
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
+def test_the_document_and_a_service_with_keys_agree_on_right_and_wrong_calls(mode: schemathesis.GenerationMode, tmp_path: Path) -> None:
+    """What follows the document, and what does not, with the key and without."""
+    (tmp_path / "keys").write_text("first-key\n")
+    answered = Counter()
+    with Service(tmp_path, **QUICK, api_key_file=tmp_path / "keys") as service:
+        for operation in schemathesis.openapi.from_dict(service.ask("GET", "/openapi.json").json).get_all_operations():
+            right = operation.ok()
+            if mode is schemathesis.GenerationMode.NEGATIVE and not (right.body or right.query or right.path_parameters):
+                continue  # nothing in the call could be wrong
+
+            @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+            @hypothesis.given(right.as_strategy(generation_mode=mode))
+            def ask(case: schemathesis.Case) -> None:
+                for headers in ({"X-API-Key": "first-key"}, {"X-API-Key": "other"}, {}):
+                    reply = case.call(base_url=service.url, headers=headers)
+                    answered[case.operation.path, headers.get("X-API-Key"), reply.status_code] += 1
+                    case.validate_response(reply, checks=CHECKS)
+
+            ask()
+    closed = {path for path, *_ in answered if path.startswith("/v1/")}
+    assert {status for path, key, status in answered if path in closed and key != "first-key"} == {401} and len(closed) >= 2
+    assert 401 not in {status for path, key, status in answered if path not in closed or key == "first-key"}
+
+
+def test_every_value_of_the_document_says_what_it_means(service: Service) -> None:
+    document = service.ask("GET", "/openapi.json").json
+    schemas = document["components"]["schemas"]
+    bare = [f"{name}.{field}" for name, schema in schemas.items() for field, known in schema["properties"].items() if not {"description", "$ref"} & known.keys()]
+    assert not bare and len(schemas) == 6
+    headers = {status: list(answer.get("headers", {})) for status, answer in document["paths"]["/v1/predict"]["post"]["responses"].items()}
+    assert (headers["401"], headers["429"], headers["503"]) == (["WWW-Authenticate"], ["Retry-After"], ["Retry-After"])
+
+
 def test_examples_of_the_document_run(service: Service, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(picture())
     operation = service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]

@@ -99,12 +99,13 @@ export class Detector {
   /** The faces that the finder finds and, where it is not sure or they are too small, the network confirms, with what the network says of their cut-outs. */
   async named(picture, smallest) {
     const { image_size, share, face_score, confirm, smallest_face } = this.settings, { width, height } = picture;
-    const found = await this.finder.find(picture, smallest), cuts = found.map((face) => cutOut(picture, face, share, image_size));
+    const side = (face) => Math.sqrt(face.width * width * face.height * height);
+    const found = (await this.finder.find(picture, smallest)).filter((face) => side(face) >= smallest_face / 2), cuts = found.map((face) => cutOut(picture, face, share, image_size));
     return (await this.run(cuts.map((cut) => cut.square))).flatMap((output, number) => {
       const face = found[number], middle = image_size / 2, places = this.places(output);
       const across = (face.width * width * cuts[number].scale) / 2, down = (face.height * height * cuts[number].scale) / 2;
       const agreements = places.map((place) => agreement(place, { left: middle - across, top: middle - down, right: middle + across, bottom: middle + down }));
-      const small = face.width * width * face.height * height < smallest_face ** 2;
+      const small = side(face) < smallest_face;
       if ((face.score < face_score || (small && confirm <= 1)) && surenessAt(places, agreements) < confirm) return [];
       const [left, right] = [-1, 1].map((side) => (face.x + (side * face.width) / 2) * width), [top, bottom] = [-1, 1].map((side) => (face.y + (side * face.height) / 2) * height);
       return [this.detection({ left, top, right, bottom }, face.score, scoresAt(places, agreements))];

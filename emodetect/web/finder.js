@@ -48,10 +48,11 @@ export class FaceFinder {
     Object.assign(this, { ort, session, score, smallest });
   }
 
-  /** The faces of a picture, the surest first: {score, x, y, width, height, tilt}, the centre and size as fractions of the picture. */
-  async find(picture, smallest = this.smallest) {
+  /** The faces of a picture that have `least` pixels, the surest first: {score, x, y, width, height, tilt}, the centre and size as fractions of the picture. */
+  async find(picture, least = this.smallest) {
+    const smallest = Math.max(least, this.smallest);
     const steps = scales(picture.height, picture.width, smallest), looks = steps.map((scale) => (scale < 1 ? scaled(picture, scale) : picture));
-    const guessed = steps[0] * smallest < SEEN ? DOUBTED : GUESSED, seen = [], faces = [];
+    const guessed = steps[0] < SEEN / smallest ? DOUBTED : GUESSED, seen = [], faces = [];
     for (const [number, look] of looks.entries()) {
       const scale = Math.max(steps[number], 1), columns = spans(look.width, scale);
       for (const rows of spans(look.height, scale)) {
