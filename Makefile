@@ -249,7 +249,8 @@ audit: setup ## ask PyPI whether a locked package has a known hole
 	@for lock in requirements_serve.txt requirements_dev.txt requirements_uv.txt; do echo $$lock; $(ENVIRONMENT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock; done
 
 .PHONY: release
-release: ## publish dist as the release of the tag TAG
+release: ## publish dist as the release of the tag TAG, which is v and the version in settings.ini
+	@version="v$$(sed -n 's/^version = //p' settings.ini)"; test "$$TAG" = "$$version" || { echo "release: the tag is '$$TAG', but settings.ini says $$version; change the version, commit, and tag that commit." >&2; exit 1; }
 	@gh release create "$$TAG" dist/* --verify-tag --generate-notes
 
 .PHONY: clean

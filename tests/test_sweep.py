@@ -219,6 +219,18 @@ def test_inputs_that_are_missing_or_differ_are_refused(project: Path, tmp_path: 
         read_fixed(tmp_path)
     with pytest.raises(DataError, match="is missing on a worker or differs"):
         replace(read_fixed(project), data_sha256="0" * 64).check()
+    read_fixed(project).check()
+    with pytest.raises(DataError, match=r"the code of the training differs on a worker \(\w{12}, where the sweep was started 0{12}\); give all workers the same commit"):
+        replace(read_fixed(project), code_sha256="0" * 64).check()
+    with pytest.raises(DataError, match=r"torch differs on a worker \([\d.]+.*, where the sweep was started 1\.0\)"):
+        replace(read_fixed(project), libraries=read_fixed(project).libraries | {"torch": "1.0"}).check()
+
+
+def test_a_study_belongs_to_the_code_that_trains() -> None:
+    """What the stage train names as its code, but for what draws, tells and fetches."""
+    stage = yaml.safe_load((Path(__file__).parent.parent / "dvc.yaml").read_text())["stages"]["train"]
+    named = {Path(path).stem for path in stage["deps"] if path.startswith("emodetect/")}
+    assert set(module.MODULES) == named - {"checkout", "plots", "provenance", "stages", "weights", "yunet"}
 
 
 def test_a_trial_whose_values_are_refused_has_failed_and_a_sweep_that_cannot_work_is_refused(project: Path) -> None:

@@ -1,8 +1,10 @@
 """What looks at commits and pull requests: the stages that lag behind, and what a branch changes."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,3 +67,18 @@ def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatc
         monkeypatch.setattr(score, "TARGET", tmp_path / "score.json")
         assert score.main([]) == code and told in capsys.readouterr().out
     assert json.loads((tmp_path / "score.json").read_text()) == {"score": 1, "sections": dict.fromkeys(score.SECTIONS, 1), "failed": 0}
+
+
+@pytest.mark.parametrize("tag", ["v9.9.9", "0.1.0", ""])
+def test_a_tag_that_is_not_the_version_is_no_release(tag: str, tmp_path: Path) -> None:
+    called = tmp_path / "gh"
+    called.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    called.chmod(0o755)
+    version = re.search(r"^version = (.+)$", (PROJECT / "settings.ini").read_text(), re.M)[1]
+
+    def release(tag: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["make", "release"], cwd=PROJECT, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": tag}, capture_output=True, text=True)
+
+    refused = release(tag)
+    assert refused.returncode and f"the tag is '{tag}', but settings.ini says v{version}" in refused.stderr and not (tmp_path / "called").exists()
+    assert release(f"v{version}").returncode == 0 and (tmp_path / "called").exists()
