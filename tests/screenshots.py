@@ -5,11 +5,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cv2
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from conftest import PROJECT
-from emodetect.detector import decode_picture
+from emodetect.detector import decode_picture, load_detector
 from tests.attack import Service
 from tests.page import CHROMIUM, QUIET, WEB, film
 
@@ -44,6 +45,17 @@ def write(page: Page, name: str) -> None:
     print(f"{path.relative_to(PROJECT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
+def blurred(model: Path, folder: Path) -> Path:
+    """An example picture, blurred until the model finds its face and cannot name what it expresses."""
+    detector, example = load_detector(model), decode_picture(WEB / "examples" / "unclear.jpg")
+    for width in range(1, 20):
+        picture = cv2.GaussianBlur(example, (0, 0), width)
+        if [face.uncertain for face in detector([picture])[0]] == [True]:
+            cv2.imwrite(str(folder / "blurred.png"), picture[:, :, ::-1])
+            return folder / "blurred.png"
+    raise SystemExit("screenshots: the model is sure of every blurred face, so that none can be shown as uncertain; raise detector.reject.")
+
+
 def main(model: Path) -> None:
     """Write every picture."""
     REPORTS.mkdir(parents=True, exist_ok=True)
@@ -61,7 +73,7 @@ def main(model: Path) -> None:
         write(visit(desk, address, "scene.jpg"), "desktop")
         write(visit(phone, address, "happy.jpg"), "phone")
         write(visit(dark, address, "surprise.jpg"), "dark")
-        write(visit(desk, address, "unclear.jpg"), "uncertain")
+        write(visit(desk, address, str(blurred(model, Path(folder)))), "uncertain")
         write(visit(desk, address, str(letter)), "error")
         write(visit(desk, address, without="**/vendor/**"), "server")
         page = visit(dark, address, "nobody.jpg")
