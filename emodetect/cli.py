@@ -374,6 +374,8 @@ def watch(arguments: argparse.Namespace) -> int:
         write_reference(make_reference(found), arguments.out)
         print(f"{arguments.out}: {_counted(sum(len(one['faces']) for one in found), 'face')} in {_counted(len(found), 'picture')}")
         return 0
+    written, model = Path("models/reference.json"), Path("models/emodetect.onnx")
+    arguments.reference = arguments.reference or (written if written.exists() else model)
     reference, outcomes = read_reference(arguments.reference), read_outcomes(arguments.log)
     others = sum(one["model"] != reference.model for one in outcomes)
     if others == len(outcomes):
@@ -551,7 +553,7 @@ def parser() -> argparse.ArgumentParser:
     act.add_argument("--out", type=Path, default=Path("models/reference.json"), metavar="FILE", help="the file to write (default: %(default)s)")
     act = acts.add_parser("report", help="compare what a service kept with a reference", description="Print the population stability index of each quantity, its limit, and a verdict. The exit code is 0 if nothing has moved, 1 if something has.")
     act.add_argument("log", type=Path, metavar="LOG", help="the file of serve.outcomes")
-    act.add_argument("--reference", type=Path, default=Path("models/emodetect.onnx"), metavar="FILE", help="what `watch reference` wrote, or a model, which holds its own (default: %(default)s)")
+    act.add_argument("--reference", type=Path, metavar="FILE", help="what `watch reference` wrote, or a model, which holds its own (default: models/reference.json if it is there, else models/emodetect.onnx)")
     act.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=watch)
     command = commands.add_parser("doctor", help="say what is missing on this machine", description="Say what is missing on this machine, and how to get it. Nothing is changed. The exit code is 1 if something is missing that the purpose needs.")

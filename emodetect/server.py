@@ -12,8 +12,8 @@ import faulthandler
 import gc
 import json
 import logging
-import math
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,7 +21,7 @@ import threading
 import time
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -170,21 +170,29 @@ SAYING = 1.0  # seconds from one line of libraries to the next
 
 @contextmanager
 def libraries_logged() -> Iterator[None]:
-    "What libraries in C print to standard error, as those of JPEG and PNG do of damaged pictures, becomes lines of the log, a few: it would stand between them, and whoever sends such pictures could fill a disk. A crash is traced there as before."
-    before, own, (out, into) = sys.stderr, os.dup(2), os.pipe()
+    "What libraries in C print to standard error, as those of JPEG and PNG do of damaged pictures, becomes lines of the log, a few: it would stand between them, and whoever sends such pictures could fill a disk. Python's trace of a crash is printed as before, but not what a library says last."
+    try:
+        own = os.dup(2)
+    except OSError:  # somebody has closed it, and nothing is printed
+        yield
+        return
+    before, traced, (out, into) = sys.stderr, faulthandler.is_enabled(), os.pipe()
     sys.stderr = open(own, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     faulthandler.enable(own)
     os.dup2(into, 2)
     os.close(into)
 
     def read() -> None:
-        said, lines = -math.inf, 0
-        while chunk := os.read(out, 4096):
-            told = chunk.decode(errors="backslashreplace").splitlines()
-            lines += len(told)
-            if time.monotonic() - said >= SAYING:
-                LOG.warning("a library says: %s", told[-1][:200], extra={"lines": lines})
-                said, lines = time.monotonic(), 0
+        due, last, lines, open_yet = 0.0, "", 0, True
+        while open_yet:
+            if select.select([out], [], [], max(0.0, due - time.monotonic()) if last else None)[0]:
+                chunk = os.read(out, 4096)
+                open_yet, lines = bool(chunk), lines + chunk.count(b"\n")
+                last = next((line for line in reversed(chunk.decode(errors="backslashreplace").splitlines()) if line.strip()), last)
+            if last and (time.monotonic() >= due or not open_yet):
+                LOG.warning("a library says: %s", last[:200], extra={"lines": lines})
+                due, last, lines = time.monotonic() + SAYING, "", 0
+        os.close(out)
 
     reader = threading.Thread(target=read, name="libraries", daemon=True)
     reader.start()
@@ -194,10 +202,9 @@ def libraries_logged() -> Iterator[None]:
         os.dup2(own, 2)  # nobody can write to the pipe any more, which ends the reader
         reader.join(SAYING)
         faulthandler.disable()
-        sys.stderr.close()
-        sys.stderr = before
-        os.close(own)
-        os.close(out)
+        if traced:
+            faulthandler.enable(2)
+        sys.stderr = before  # `own` stays open, for what is logged later
 
 def set_up_logs(
     kind: str,  # text, json or none
@@ -223,7 +230,7 @@ def serve(
     "Serve until the process is told to stop; `ParameterError` if it cannot listen."
     sys.setswitchinterval(SWITCH_INTERVAL)
     _give_back_memory()
-    with libraries_logged(), _listening(settings.host, settings.port) as bound:
+    with libraries_logged() if sys.platform != "win32" else nullcontext(), _listening(settings.host, settings.port) as bound:
         set_up_logs(settings.log)
         app = make_app(settings, keys, models)
 

@@ -67,17 +67,17 @@ class Settings:
                 raise ParameterError(f"serve.{name} is {getattr(self, name)}; give {what}.")
         for name, fits, kind in (("origins", _is_origin, "https://host or https://host:port, without a path"), ("proxies", _is_network, "an address such as 10.0.0.1, a network such as 10.0.0.0/8")):
             for entry in filter(None, map(str.strip, getattr(self, name).split(","))):
-                if entry != "*" and not fits(entry):
-                    raise ParameterError(f"serve.{name} holds '{entry}'; give {kind}, or * for all.")
+                if not fits(entry) and getattr(self, name).strip() != "*":
+                    raise ParameterError(f"serve.{name} holds '{entry}'; give {kind}, or * alone for all.")
 
 def _is_origin(text: str) -> bool:
     "Whether it is an origin as browsers write it (RFC 6454)."
-    return re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text) is not None
+    return re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text) is not None
 
 def _is_network(text: str) -> bool:
     "Whether it is an IP address or a network."
     try:
-        return bool(ip_network(text, strict=False))
+        return bool(ip_network(text))  # strictly, as uvicorn does: it would take 10.0.0.5/8 for a name
     except ValueError:
         return False
 

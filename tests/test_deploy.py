@@ -135,6 +135,7 @@ def test_what_the_training_image_installs_runs_the_pipeline(training_image: Root
     assert json.loads((copy.folder / "reports" / "train" / "metrics.json").read_text()) and (copy.folder / "models" / "emodetect.pt").stat().st_size > 1e6
     kernel = json.loads((copy.folder / "reports" / "notebooks" / "train.ipynb").read_text())["metadata"]["kernelspec"]["name"]
     where = run("python", "-c", "import sys, torch; print(sys.prefix, torch.__file__)", env=made.environment, executable=str(made.folder / "app" / "bin" / "python"))
+    assert where.returncode == 0 and len(where.stdout.split()) == 2, where.stderr
     assert kernel == "python3" and all(part.startswith(str(made.folder / "app")) for part in where.stdout.split()), where.stderr
 
 

@@ -523,16 +523,21 @@ def test_what_libraries_print_of_damaged_pictures_are_a_few_lines_of_the_log(tmp
             if 255 not in content[place - 1:place + 1]:  # no marker comes or goes, so that it is a whole JPEG but for what its pixels say
                 content[place] = random.integers(0, 255)
         damaged.append(bytes(content))
+        (tmp_path / f"{len(damaged)}.jpg").write_bytes(damaged[-1])
+    alone = "import cv2, sys; [cv2.imread(name) for name in sys.argv[1:]]"
+    printed = subprocess.run([sys.executable, "-c", alone, *map(str, tmp_path.glob("*.jpg"))], capture_output=True, text=True).stderr.splitlines()
+    assert len(printed) > 20 and all(line.startswith("Corrupt JPEG data") for line in printed), "what the library prints of them"
+    started = time.monotonic()
     with Service(tmp_path) as service:
         assert {service.send(content).status for content in damaged} == {200}
         until(lambda: "a library says: Corrupt JPEG data" in service.log)
-        started = time.monotonic()
         assert {service.send(content).status for content in damaged} == {200}
-        lasted = time.monotonic() - started
     service.reader.join(5)
+    lasted = time.monotonic() - started
     lines = [json.loads(line) for line in service.log.splitlines()]
     said = [line for line in lines if line["message"].startswith("a library says")]
-    assert 1 <= len(said) <= 4 + lasted and sum(line["lines"] for line in said) >= len(said), "one a second at most"
+    assert 1 <= len(said) <= 2 + lasted, "one a second at most"
+    assert sum(line["lines"] for line in said) == 2 * len(printed), "and the last one tells what came after it"
     assert len(lines) - len(said) == 2 * len(damaged), "nothing stands between the lines of the log"
 
 

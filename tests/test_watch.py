@@ -224,6 +224,14 @@ def test_the_commands_say_what_has_moved(tmp_path: Path, portraits: Portraits, m
     wrong = {"other.jsonl": "holds no outcome of the model", "broken.jsonl": "line 1 is no outcome", "none.jsonl": "cannot be read"}
     for name, message in wrong.items():
         assert main(["watch", "report", name, "--reference", "reference.json"]) == 1 and message in capsys.readouterr().err
+    Path("models").mkdir()
+    kept = read_reference("reference.json")
+    Path("model.onnx").rename("models/emodetect.onnx")
+    assert main(["watch", "report", "dark.jsonl"]) == 1 and "the model holds no reference" in capsys.readouterr().err
+    attach("models/emodetect.onnx", OWN, {"edges": kept.edges, "counts": kept.counts})
+    assert main(["watch", "report", "dark.jsonl"]) == 1 and "holds no outcome of the model" in capsys.readouterr().err, "its file is another one now"
+    Path("reference.json").rename("models/reference.json")
+    assert main(["watch", "report", "dark.jsonl"]) == 1 and "moved far" in capsys.readouterr().out, "what was made by hand comes first"
     assert main(["watch", "report", "same.jsonl", "--reference", "none.json"]) == 1 and "there is no such reference" in capsys.readouterr().err
 
 
