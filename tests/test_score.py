@@ -126,7 +126,7 @@ def test_the_command_says_what_it_did_and_where(place: Path, expected: pa.Table,
     out = tmp_path / "results.parquet"
     done = subprocess.run([EMODETECT, "score", "album", "--out", str(out), "--model", "model.onnx"], capture_output=True, text=True)
     assert done.returncode == 1 and f"in {COPIES - 1} pictures: {out}" in done.stdout and f"files scored: {COPIES} of {COPIES}" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"emodetect: 1 pictures could not be read: {tmp_path / 'results.errors.parquet'}"
+    assert done.stderr.splitlines()[-1] == f"emodetect: 1 picture could not be read: {tmp_path / 'results.errors.parquet'}"
     assert pq.read_table(out).equals(expected)
     failed = pq.read_table(tmp_path / "results.errors.parquet").to_pylist()
     assert [row["picture"] for row in failed] == ["album/013.png"] and "is not a picture" in failed[0]["error"]
