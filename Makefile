@@ -154,6 +154,10 @@ bench-pipeline: setup ## time every stage in a fresh clone, and a second run
 bench-finding: pipeline ## compare the ways to find faces: whole picture, face finder, both (SCENES=… for fewer)
 	@$(ENVIRONMENT) python benchmarks/finding.py
 
+.PHONY: bench-tracking
+bench-tracking: pipeline ## compare how faces are followed in films with ByteTrack (FILMS=… for fewer)
+	@$(ENVIRONMENT) python benchmarks/tracking.py
+
 .PHONY: bench-startup
 bench-startup: pipeline ## time `emodetect predict` against the same through PyTorch
 	@$(ENVIRONMENT) python benchmarks/startup.py
@@ -197,6 +201,10 @@ bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a
 .PHONY: bench-train
 bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
 	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
+
+.PHONY: bench-accuracy
+bench-accuracy: pipeline ## compare the accuracy of the training with that of `yolo train`, seed by seed (SEEDS=… for fewer)
+	@$(ENVIRONMENT) python benchmarks/accuracy.py
 
 .PHONY: bench-gpu
 bench-gpu: pipeline ## train on this machine's GPU in 32 and in 16 bits: speed, accuracy, and whether it repeats (OPTIONS='--device 1')

@@ -5,7 +5,8 @@ Run it with `make bench-finding` after `make pipeline`; `SCENES=50 make bench-fi
 The pictures are scenes composed from the portraits of the test split (nbs/17_scenes.ipynb): 0 to 12 faces from 16 pixels up, plain, tilted or half covered,
 on backgrounds without people; the whole test split as it is; and pictures without a face: backgrounds, and, as hard ones, clouds of noise and views of two photographs
 that scikit-learn brings along. The way that is the default stands beside itself without the network's word, and with one look only.
-Photographs of 3000 × 2250 pixels with faces of the same sizes, and of 2000 × 1500 without one, are judged in the default way.
+Photographs of 3000 × 2250 pixels with faces of the same sizes, of 2000 × 1500 without one, and scenes in which the picture's edge cuts off 20 to 40 % of each face,
+are judged in the default way; a cut face's box ends at the edge.
 What the face finder alone sees with one look and with two is counted at thresholds side by side.
 A face counts as found at an intersection over union of 0.5. Emotions are judged on the faces that were found, and beside them on the bare portraits.
 """
@@ -24,7 +25,7 @@ from emodetect.core import cores, print_progress
 from emodetect.detector import MODES, NEVER, Detector, decode_picture, load_detector, load_session
 from emodetect.evaluation import confusion_matrix, confusions, finding_and_naming, judge, match
 from emodetect.labels import EMOTIONS, Face, intersection_over_union
-from emodetect.scenes import KINDS, Placed, Scene, compose_scene, draw_clouds, portraits
+from emodetect.scenes import CUT, KINDS, Placed, Scene, compose_scene, draw_clouds, portraits
 from emodetect.yunet import FaceFinder, load_yunet
 
 PROJECT = Path(__file__).parent.parent
@@ -116,8 +117,8 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], progress: Callable
     seen = [(placed, answer) for placed, answer in rows if placed.size >= 24]
     by_size: dict[int, list[tuple[Placed, str | None]]] = {size: [] for size in SIZES}
     for placed, answer in rows:
-        by_size[max(size for size in SIZES if placed.size >= size - 1)].append((placed, answer))
-    by_kind = {kind: [(placed, answer) for placed, answer in seen if placed.kind == kind] for kind in KINDS}
+        by_size[max((size for size in SIZES if placed.size >= size - 1), default=SIZES[0])].append((placed, answer))
+    by_kind = {kind: [(placed, answer) for placed, answer in seen if placed.kind == kind] for kind in (*KINDS, CUT) if any(placed.kind == kind for placed, _ in seen)}
     return {
         "faces": len(rows),
         "found_24_px_and_more": found_share(seen),
@@ -160,6 +161,8 @@ def main() -> None:
         row["test_split"] = {name: round(value, 3) for name, value in finding_and_naming(confusion_matrix(confusions(judge(detector, data, "test")))).items()}
         measured["modes"][mode] = row
     measured["large"] = judge_large(load_detector(model), album, count // 3)
+    cut = [compose_scene(album, index, seed=3, kinds=(CUT,)) for index in range(count)]
+    measured["cut"] = {"scenes": count} | judge_scenes(load_detector(model), cut, print_progress("scenes, cut by the edge", 3))
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
     measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))

@@ -13,6 +13,7 @@ It writes reports/benchmarks/train.json, from which the README takes its figures
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def train_here(task: dict[str, Any]) -> dict[str, Any]:
             on_epoch=lambda epoch: told.append(time.monotonic()),
             snapshots=Snapshots(Path(folder) / "snapshot.pt"),
         )
+        if "keep" in task:
+            shutil.copyfile(Path(folder) / "trained.pt", task["keep"])
     return {"told": told, "map50_95": trained.epochs[trained.best_epoch - 1].metrics["metrics/mAP50-95"]}
 
 
@@ -183,25 +186,27 @@ def run(what: str, **task: Any) -> tuple[dict[str, Any], float]:
 
 
 def yolo_train(task: dict[str, Any]) -> float:
-    """Train with Ultralytics' command line as its documentation does, on the device; seconds."""
+    """Train with Ultralytics' command line as its documentation does, on the device; seconds. With `keep` in the task, from its weights and seed, and the best model goes there."""
     from emodetect.yolo import quiet_ultralytics
 
     quiet_ultralytics()  # a settings folder for this process, and offline: else it fetches a font
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *QUICK)}
     with tempfile.TemporaryDirectory() as folder:
         given = {"model": "yolo11n.yaml", "data": f"{task['data']}/data.yaml", "imgsz": task["image_size"]} | {name: task[name] for name in ("batch", "epochs", "device")}
+        if "keep" in task:
+            given |= {"pretrained": task["weights"], "seed": task["seed"]}
         command = ["yolo", "detect", "train", *(f"{name}={value}" for name, value in given.items()), f"project={folder}"]
         started = time.monotonic()
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"bench-train: `yolo detect train` failed:\n{done.stdout}{done.stderr}")
+        if "keep" in task:
+            shutil.copyfile(next(Path(folder).rglob("best.pt")), task["keep"])
         return time.monotonic() - started
 
 
 def stage_seconds(task: dict[str, Any], folder: Path) -> float:
     """The stage train as `dvc repro` runs it, in a clone of the last commit with the same data and parameters; seconds."""
-    import shutil
-
     import yaml
 
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(folder)], check=True)

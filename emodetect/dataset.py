@@ -29,7 +29,7 @@ def find_root(
     "The folder that holds the splits; `DataError` if there is none."
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; set data.path to a folder that holds train, valid and test.")
+        raise DataError(f"{root}: there is no such folder; name one that holds train, valid and test (the pipeline takes data.path).")
     for _ in range(3):
         if (root / "train" / "images").is_dir():
             return root

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxslim
 import torch
 
 from .core import ModelError, ParameterError, written_whole
@@ -57,6 +56,7 @@ def export_onnx(
     finder: bytes = b"",  # the face finder's file, which travels in the model's; empty: none
 ) -> None:
     "Write a model as ONNX, simplified, with its description; the same model gives the same bytes."
+    import onnxslim  # takes half a second, which describing need not wait for
     network = copy.deepcopy(model).eval().fuse(verbose=False)
     head = network.model[-1]
     head.export, head.format, head.dynamic = True, "onnx", False

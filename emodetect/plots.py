@@ -222,7 +222,7 @@ def plot_timeline(
     "The probabilities of the emotions over time, a strip for each track."
     shown = sorted(sorted(lines, key=lambda line: -len(line.seconds))[:most], key=lambda line: line.track)
     made, axes_grid = figure(rows=max(1, len(shown)), width=9, height=0.8 * max(1, len(shown)) + 1.2)
-    end = max((line.seconds[-1] for line in shown), default=1.0)
+    end = max((line.seconds[-1] for line in shown), default=0.0) or 1.0  # a single frame has no duration
     for axes, line in zip(axes_grid[:, 0], shown, strict=False):
         axes.stackplot(line.seconds, np.array(line.probabilities).T, colors=[_rgb(name) for name in EMOTIONS], labels=EMOTIONS)
         axes.set(xlim=(0, end), ylim=(0, 1), yticks=[], ylabel=str(line.track))

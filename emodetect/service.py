@@ -223,7 +223,7 @@ def _reference(settings: Settings, served: Served, canary: Served | None) -> Ref
     "What the answers are compared with; `ParameterError` if there is none, or if it is of a model that is not at work."
     if settings.reference == "model":
         if not served.reference:
-            raise ParameterError(f"serve.reference is 'model', but the model {served.sha256[:12]} holds no reference; export it again, or name the file of `emodetect watch reference`.")
+            raise ParameterError(f"serve.reference is 'model', but the model {served.sha256[:12]} holds no reference; export it again, name the file of `emodetect watch reference`, or leave serve.reference empty to serve without one.")
         return served.reference
     reference, models = read_reference(settings.reference) if settings.reference else None, [one.sha256 for one in (served, canary) if one]
     if reference and reference.model not in models:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from conftest import Copy
 from emodetect.checkout import Checkout
 from emodetect.cli import main
-from emodetect.core import ModelError
+from emodetect.core import ModelError, sha256_file
 from emodetect.detector import load_detector
 from emodetect.provenance import dvc_id, read_provenance
 from emodetect.registry import Registry, check_registrable, gate, promote, register, resolve_model, rollback
@@ -217,6 +218,16 @@ def test_unknown_names_say_what_there_is(new_clone: Callable[[str], Clone], tmp_
     named, by_path = capsys.readouterr().out.split("picture  ")[1:]
     assert named == by_path
     assert main(["predict", pictures, "--model", "emodetect@v2.0.0"]) == 1 and "no version or stage 'v2.0.0'" in capsys.readouterr().err
+
+    serve = [str(Path(sys.executable).with_name("emodetect")), "serve", "--port", "0", "--model"]
+    with subprocess.Popen([*serve, "emodetect@candidate"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            with urllib.request.urlopen(f"{server.stdout.readline().strip()}/v1/model", timeout=30) as answer:
+                assert json.load(answer)["sha256"] == sha256_file(MODEL)
+        finally:
+            server.terminate()
+    unknown = subprocess.run([*serve, "emodetect@v2.0.0"], capture_output=True, text=True)
+    assert unknown.returncode and "no version or stage 'v2.0.0'" in unknown.stderr and "Traceback" not in unknown.stderr
 
 
 def test_a_tag_needs_a_name_to_stand_in_it(new_clone: Callable[[str], Clone], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_the_best_again_composes_to_what_the_trial_had(tmp_path: Path) -> None:
 
 
 def test_a_lost_worker_loses_no_trial_and_none_ends_twice(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers; one is killed while trial 1 waits, after its first epoch, to hear whether to go on."""
+    """Two workers; one is killed while trial 1 waits, after its first epoch, to hear whether to go on; trial 2 hears that it shall not."""
     fixed, space, killed = read_fixed(project), read_space(project / "space.yaml"), []
     decide = module._promising
     with cluster(workers=2) as client:
@@ -96,12 +96,13 @@ def test_a_lost_worker_loses_no_trial_and_none_ends_twice(project: Path, tmp_pat
                 address = next(address for address, keys in client.processing().items() if any(key.startswith("trial-1-") for key in keys))
                 killed.append(client.run(os.getpid)[address])
                 os.kill(killed[0], signal.SIGKILL)
-            return decide(study, number, curve)
+            return number != 2 and decide(study, number, curve)
 
         monkeypatch.setattr(module, "_promising", killing)
         found = sweep(fixed, space, tmp_path / "lost.journal", trials=3, client=client)
         assert killed and not psutil.pid_exists(killed[0])
-    assert [(one.name, one.state) for one in found] == [(f"lost-{number}", "done") for number in range(3)]
+    assert [(one.name, one.state) for one in found] == [("lost-0", "done"), ("lost-1", "done"), ("lost-2", "pruned")]
+    assert [len(one.curves["metrics/mAP50-95"]) for one in found] == [2, 2, 1], "a worker ends a training as soon as it is told"
     assert finished(tmp_path / "lost.journal") == Counter({number: 1 for number in range(3)})
     alone = module.run_trial(fixed, {name: found[1].parameters[name] for name in space}, lambda curve: True)
     assert found[1].curves == alone.curves, "the trial that was begun twice gave what it gives undisturbed"

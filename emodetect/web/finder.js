@@ -5,7 +5,8 @@ import { part, resize, round, upright } from "./pixels.js";
 const SEEN = 64; // pixels; from this size on YuNet finds a face with hardly an exception, up to about 300
 const LONGEST = 2560; // pixels; a picture is enlarged up to this until its smallest face has that size, and
 const GLIMPSED = 48; // pixels; beyond it until it has this one, at which YuNet trusts itself less, but
-const ENLARGED = 2; // times at most
+const ENLARGED = 2; // times at most; and no look has more than
+const MOST = 30_000_000; // pixels, however large the picture is, for a look costs as much as it has pixels
 const STEP = 4; // from one look to the next, coarser one
 export const GUESSED = 0.3, DOUBTED = 0.2; // from this score on something may be a face, in a look that shows the smallest one less large than `SEEN` from the second; and
 const SURE = 0.85; // from this one on it is; between them a second, closer look decides
@@ -20,7 +21,7 @@ const OVERLAP = 0.3; // of two boxes that overlap more than this, the weaker goe
 
 /** The scales at which a picture is looked at, the finest first. */
 export function scales(height, width, smallest) {
-  const long = Math.max(height, width), found = [Math.min(SEEN / smallest, Math.max(LONGEST / long, Math.min(GLIMPSED / smallest, ENLARGED)))];
+  const long = Math.max(height, width), found = [Math.min(SEEN / smallest, Math.max(LONGEST / long, Math.min(GLIMPSED / smallest, ENLARGED, Math.sqrt(MOST / (height * width)))))];
   while ((found.at(-1) * long) / STEP >= 160) found.push(found.at(-1) / STEP);
   return found;
 }
