@@ -199,7 +199,7 @@ bench-cluster: setup ## time a sweep on a Dask cluster of this machine against a
 	@$(ENVIRONMENT) python benchmarks/cluster.py
 
 .PHONY: bench-train
-bench-train: setup ## time the training against `yolo train` and against the bare limit (OPTIONS='--seeds 5' compares the precisions)
+bench-train: setup ## time the training against `yolo train` and against the bare limit
 	@$(ENVIRONMENT) python benchmarks/train.py $(OPTIONS)
 
 .PHONY: bench-accuracy

@@ -6,7 +6,7 @@ The pictures are scenes composed from the portraits of the test split (nbs/17_sc
 on backgrounds without people; the whole test split as it is; and pictures without a face: backgrounds, and, as hard ones, clouds of noise and views of two photographs
 that scikit-learn brings along. The way that is the default stands beside itself without the network's word, and with one look only.
 Photographs of 3000 × 2250 pixels with faces of the same sizes, of 2000 × 1500 without one, and scenes in which the picture's edge cuts off 20 to 40 % of each face,
-are judged in the default way; a cut face's box ends at the edge.
+are judged in the default way; a cut face's box ends at the edge, and what is left of less than 16 pixels counts in the smallest class.
 What the face finder alone sees with one look and with two is counted at thresholds side by side.
 A face counts as found at an intersection over union of 0.5. Emotions are judged on the faces that were found, and beside them on the bare portraits.
 """

@@ -6,7 +6,7 @@ Run it with `make bench-train`. All are run in turns, each in a process of its o
 * the training of the stage train (`emodetect.training.train`), in 32 and in 16 bits,
 * the bare limit: forward, backward and optimizer step on one batch that lies in memory, with the same arithmetic.
 
-It also says where the time of a training goes, and what DVC, Papermill and DVCLive add. `--seeds 5` compares the accuracy of both precisions, seed by seed.
+It also says where the time of a training goes, and what DVC, Papermill and DVCLive add. How well both learn, `make bench-accuracy` compares.
 It writes reports/benchmarks/train.json, from which the README takes its figures.
 """
 
@@ -37,7 +37,7 @@ def train_here(task: dict[str, Any]) -> dict[str, Any]:
     from emodetect.training import Hyperparameters, Snapshots, train
 
     told: list[float] = []
-    parameters = Hyperparameters(**{name: task[name] for name in ("image_size", "batch", "epochs", "precision")}, lr0=0.002)
+    parameters = Hyperparameters(**{"lr0": 0.002} | task.get("parameters", {}) | {name: task[name] for name in ("image_size", "batch", "epochs", "precision")})
     with tempfile.TemporaryDirectory() as folder:
         trained = train(
             task["data"],
@@ -224,21 +224,6 @@ def stage_seconds(task: dict[str, Any], folder: Path) -> float:
     return time.monotonic() - started
 
 
-def accuracy(task: dict[str, Any], seeds: int) -> dict[str, Any]:
-    """The mAP50-95 of both precisions, seed by seed, and the mean difference with its 95 % interval."""
-    from scipy.stats import t
-
-    found: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    for seed in range(seeds):
-        for precision in PRECISIONS:
-            found[precision].append(run("train", **task | {"seed": seed, "precision": precision})[0]["map50_95"])
-        print(f"  seed {seed}: " + ", ".join(f"{precision} {found[precision][-1]:.4f}" for precision in PRECISIONS), flush=True)
-    apart = [bf16 - fp32 for fp32, bf16 in zip(found["fp32"], found["bf16"], strict=True)]
-    half = float(t.ppf(0.975, seeds - 1)) * statistics.stdev(apart) / seeds**0.5
-    mean = statistics.mean(apart)
-    return {"map50_95": found, "bf16_minus_fp32": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
-
-
 def main() -> None:
     """Measure in turns, print the ratios and write them down."""
     top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -248,8 +233,6 @@ def main() -> None:
     top.add_argument("--batch", type=int, default=32, help="pictures a step")
     top.add_argument("--image-size", type=int, default=96, help="pixels, a multiple of 32; AffectNet's pictures have 96")
     top.add_argument("--rounds", type=int, default=3, help="of all in turn")
-    top.add_argument("--seeds", type=int, default=0, help="compare the accuracy of both precisions with so many seeds, from 2")
-    top.add_argument("--weights", help="pre-trained weights for that comparison; without them it trains from scratch")
     options = top.parse_args()
     if options.here:
         what, task, answer = options.here
@@ -276,8 +259,6 @@ def main() -> None:
         plain = run("train", **task)[1]
         whole = stage_seconds(task, folder / "clone")
         live = run("live", **task)[0]["seconds_per_epoch"]
-        weights = str(Path(options.weights).resolve()) if options.weights else task["weights"]
-        compared = accuracy(task | {"weights": weights}, options.seeds) if options.seeds > 1 else None
 
     def ratio(one: str, other: str) -> float:
         return round(statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True)), 2)
@@ -297,7 +278,7 @@ def main() -> None:
         "stage_adds_seconds": round(whole - plain, 1),
         "dvclive_seconds_per_epoch": round(live, 4),
         "stage_adds_to_ten_minutes": round(added / TEN_MINUTES, 3),
-    } | ({"precision": compared} if compared else {})
+    }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(measured, indent=2) + "\n")
     print(f"\n{'':<24}{'images/s':>10}{'to yolo train':>16}{'to bare limit':>16}")
@@ -309,9 +290,6 @@ def main() -> None:
     for part in shares["fp32"]:
         print(f"{part:<24}" + "".join(f"{shares[precision].get(part, 0.0):>10.1%}" for precision in PRECISIONS))
     print(f"\nDVC, Papermill and DVCLive, with the pictures that the stage draws: {whole - plain:.1f} s here, {added / TEN_MINUTES:.1%} of a training of ten minutes (computed)")
-    if compared:
-        low, high = compared["interval"]
-        print(f"mAP50-95, bf16 less fp32, {options.seeds} seeds: {compared['bf16_minus_fp32']:+.4f} (95 %: {low:+.4f} to {high:+.4f})")
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def score(arguments: argparse.Namespace) -> int:
 
 # %% ../nbs/40_cli.ipynb #n335ddca3
 def track(arguments: argparse.Namespace) -> int:
-    "Run the command `track`; 0, or 1 if the film was cut off."
+    "Run the command `track`; 0, or 1 if the film lacks frames."
     from emodetect.detector import load_detector
     from emodetect.track import track_film
     try:
@@ -471,7 +471,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler, such as tcp://10.0.0.1:8786, or `local` for processes of this machine, instead of threads")
     command.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for the scheduler (default: %(default)g)")
     command.set_defaults(run=score)
-    command = commands.add_parser("track", help="follow faces through a film", description="Follow the faces of a film: who is who from frame to frame, and what each appears to express over time. The exit code is 1 if the film was cut off.")
+    command = commands.add_parser("track", help="follow faces through a film", description="Follow the faces of a film: who is who from frame to frame, and what each appears to express over time. The exit code is 1 if the film was cut off or is damaged.")
     command.add_argument("film", type=Path, metavar="FILM", help="a film's file")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for timeline.csv, timeline.png and annotated.mp4")
     _add_model(command)

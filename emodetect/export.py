@@ -52,10 +52,12 @@ def export_onnx(
     model: "DetectionModel",  # in 32 bits, as `load_checkpoint` gives it
     path: str | Path,  # the ONNX file to write
     description: dict[str, Any],  # as `describe` makes it
-    opset: int = 17,  # ONNX operator set
+    opset: int = 17,  # ONNX operator set, 13 to 20
     finder: bytes = b"",  # the face finder's file, which travels in the model's; empty: none
 ) -> None:
-    "Write a model as ONNX, simplified, with its description; the same model gives the same bytes."
+    "Write a model as ONNX, simplified, with its description; the same model gives the same bytes. `ParameterError` for an operator set that it cannot be written in."
+    if not 13 <= opset <= 20:
+        raise ParameterError(f"export.opset is {opset}; give a whole number from 13 to 20.")
     import onnxslim  # takes half a second, which describing need not wait for
     network = copy.deepcopy(model).eval().fuse(verbose=False)
     head = network.model[-1]

@@ -53,7 +53,7 @@ class Frame:
     "A picture and where it comes from."
     name: str  # the file, `camera 0`, `array` or `bytes`
     picture: np.ndarray  # RGB, uint8, height × width × 3
-    number: int = 0  # of the frame in a film, from 0
+    number: int = 0  # of the frame in a film, from 0; frames that cannot be decoded have none
     seconds: float = 0.0  # from the film's beginning
 
 @contextmanager
@@ -95,16 +95,15 @@ def film_frames(
             if lost:
                 first, missed, lost = first if missed else number, missed + lost, 0
             at = film.get(cv2.CAP_PROP_POS_MSEC) / 1000  # frames need not be equally far apart; what says nothing of it is told by the rate
-            yield Frame(name, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), number, at if at > 0 and isinstance(source, str | Path) else number / rate)
+            yield Frame(name, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), number, at if at > 0 and isinstance(source, str | Path) else (number + missed) / rate)
             number += 1
     if isinstance(source, int):
         raise DataError(f"{name}: gives no {'more pictures' if number else 'picture'}; connect a camera, or name another number.")
     if not number:
         raise DataError(f"{name}: holds no pictures that can be decoded; it is damaged, holds sound alone, or is no film.")
-    if number + missed < WHOLE * promised:
-        raise DataError(f"{name}: ends after frame {number + missed} of about {promised:.0f}; it was cut off or is damaged, get it anew.")
-    if missed:
-        raise DataError(f"{name}: {missed} of about {promised:.0f} frames cannot be decoded, the first after frame {first}; it is damaged, get it anew.")
+    if missed or number < WHOLE * promised:
+        gap = f", with a gap after {first}" if missed else ""
+        raise DataError(f"{name}: {number} of about {promised:.0f} frames can be decoded{gap}; it was cut off or is damaged, get it anew.")
 
 Source = np.ndarray | bytes | bytearray | memoryview | str | Path | int
 

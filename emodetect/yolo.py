@@ -75,13 +75,15 @@ def fix_randomness(
 def build_model(
     architecture: str,  # the name of an Ultralytics detection model, such as `yolo11n`
 ) -> "DetectionModel":
-    "An untrained detector for the eight emotions; `ParameterError` if Ultralytics doesn't know the architecture."
+    "An untrained detector for the eight emotions, its class branch as wide as for the 80 classes of public weights; `ParameterError` if Ultralytics doesn't know the architecture."
     quiet_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
     try:
+        public = DetectionModel(f"{architecture}.yaml", verbose=False)
         model = DetectionModel(f"{architecture}.yaml", nc=len(EMOTIONS), verbose=False)
     except (FileNotFoundError, AttributeError, KeyError) as error:
         raise ParameterError(f"model.architecture '{architecture}' is unknown to Ultralytics; choose for example yolo11n or yolo11s.") from error
+    model.load(public, verbose=False)  # takes over its width, too: a branch for eight classes is narrower, and nothing of a public one would fit
     model.names = dict(enumerate(EMOTIONS))
     return model
 

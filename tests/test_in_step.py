@@ -18,7 +18,7 @@ import yaml
 from emodetect.detector import SETTINGS as OF_A_MODEL
 from emodetect.gates import GATES
 from emodetect.settings import Settings
-from emodetect.stages import COMMANDS, checked, chosen, declared, flatten, stage_parameters
+from emodetect.stages import COMMANDS, LIMITS, checked, chosen, declared, flatten, stage_parameters
 
 PROJECT = Path(__file__).parent.parent
 LIBRARY = sorted(PROJECT.glob("nbs/[0-9]*.ipynb"))
@@ -77,6 +77,11 @@ def test_params_yaml_is_composed_from_configs(tmp_path: Path) -> None:
 
     compose_and_dump(str(tmp_path / "params.yaml"), str(PROJECT / "configs"), None, "config", str(PROJECT / "configs"), [])
     assert (tmp_path / "params.yaml").read_text() == (PROJECT / "params.yaml").read_text(), "run `make params`"
+
+
+def test_limits_are_those_of_parameters_and_hold() -> None:
+    given = flatten(PARAMETERS)
+    assert LIMITS.keys() <= given.keys() and all(low <= given[name] <= high for name, (low, high) in LIMITS.items())
 
 
 GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in (PROJECT / "configs").glob("*/*.yaml"))

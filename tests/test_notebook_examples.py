@@ -1,4 +1,4 @@
-"""Each notebook's examples, run over the generated module inside this process.
+"""The notebooks' examples, run over the generated module inside this process.
 
 nbval runs a notebook's own definitions; this runs its examples over `emodetect/*.py`, which is what users import. It also makes the coverage true:
 a notebook's kernel never imports the module that the notebook defines.

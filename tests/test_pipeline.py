@@ -145,6 +145,7 @@ def test_a_parameter_changes_the_stages_that_depend_on_it(pipeline: Copy, change
     ("change", "expected"),
     [
         ({"evaluate": {"gallery": 5}}, {"evaluate", "report"}),  # its provenance, and so its metrics, name the parameter
+        ({"export": {"parity_pictures": 3}}, {"export", "report"}),
         ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export", "report"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
@@ -398,6 +399,20 @@ def test_stage_notebook_run_by_hand_leaves_the_pipeline_alone(pipeline: Copy) ->
     pipeline.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", str(notebook), env=os.environ | {"PYTHONPATH": source})
     assert (pipeline.folder / "scratch" / "prepare" / "data" / "prepared" / MANIFEST).exists()
     assert pipeline.run("git", "status", "--porcelain").stdout == "" and ran(pipeline.repro()) == set()
+
+
+def test_a_library_that_prints_much_from_c_does_not_stop_a_stage(pipeline: Copy) -> None:
+    path = pipeline.folder / "nbs" / "stages" / "weights.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    printing = "import ctypes\nctypes.PyDLL(None).write(1, b'.' * 200_000, 200_000)"  # without giving up Python's lock, as PyTorch's exporter does
+    notebook.cells.append(nbformat.v4.new_code_cell(printing))
+    try:
+        nbformat.write(notebook, path)
+        done = pipeline.run(sys.executable, "-m", "emodetect.stages", "weights", timeout=120)
+    finally:
+        pipeline.run("git", "checkout", "--quiet", "--", ".")
+        pipeline.run("dvc", "checkout", "--force")
+    assert "." * 200_000 in done.stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the environment of a stage speaks to the GNU C library")
