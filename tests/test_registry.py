@@ -223,9 +223,10 @@ def test_unknown_names_say_what_there_is(new_clone: Callable[[str], Clone], tmp_
     with subprocess.Popen([*serve, "emodetect@candidate"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             with urllib.request.urlopen(f"{server.stdout.readline().strip()}/v1/model", timeout=30) as answer:
-                assert json.load(answer)["sha256"] == sha256_file(MODEL)
+                described = json.load(answer)
         finally:
             server.terminate()
+    assert described["version"] == "v1.0.0" and described["sha256"] == sha256_file(resolve_model("emodetect@candidate", clone.folder))
     unknown = subprocess.run([*serve, "emodetect@v2.0.0"], capture_output=True, text=True)
     assert unknown.returncode and "no version or stage 'v2.0.0'" in unknown.stderr and "Traceback" not in unknown.stderr
 
