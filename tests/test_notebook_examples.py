@@ -1,4 +1,4 @@
-"""The notebooks' examples, run over the generated module inside this process.
+"""Each notebook's examples, run over the generated module inside this process.
 
 nbval runs a notebook's own definitions; this runs its examples over `emodetect/*.py`, which is what users import. It also makes the coverage true:
 a notebook's kernel never imports the module that the notebook defines.
@@ -13,9 +13,8 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-TESTED = {"12_training", "30_precision"}  # they train and calibrate for half a minute, as test_training.py and test_precision.py do over the generated module
 IN_PROCESSES = {"13_experiments", "14_sweep", "90_stages"}  # their examples start processes, which import the generated module in nbval's run, too
-LIBRARY = [path for path in sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb")) if path.stem not in IN_PROCESSES | TESTED]
+LIBRARY = [path for path in sorted((Path(__file__).parent.parent / "nbs").glob("[0-9]*.ipynb")) if path.stem not in IN_PROCESSES]
 
 
 def module_name(notebook: nbformat.NotebookNode) -> str:

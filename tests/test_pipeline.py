@@ -146,6 +146,7 @@ def test_a_parameter_changes_the_stages_that_depend_on_it(pipeline: Copy, change
     [
         ({"evaluate": {"gallery": 5}}, {"evaluate", "report"}),  # its provenance, and so its metrics, name the parameter
         ({"export": {"parity_pictures": 3}}, {"export", "report"}),
+        ({"report": {"gallery": 5}}, {"report"}),
         ({"detector": {"confidence": 0.2}}, {"calibrate", "evaluate", "export", "report"}),
         ({"prepare": {"seed": 9}}, {"prepare"}),  # it keeps all pictures, so its outputs and all that follows stay
     ],
