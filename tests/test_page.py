@@ -316,6 +316,9 @@ def test_browser_looks_at_large_pictures_in_parts_as_python_does(ready: Visit, m
         large[y:y + side[1], x:x + side[0]] = cv2.resize(photo, side, interpolation=cv2.INTER_AREA)
     steps = scales(800, 1500)
     assert len(parts(800, 1500, steps[0])) == 2, "a part alone would test less"
+    shapes = [[800, 1500, 24], [96, 96, 24], [3000, 4000, 24], [4000, 4000, 24], [100, 160_000, 1], [3000, 4000, 100]]
+    scaled = ready.page.evaluate("async (shapes) => { const { scales } = await import('./finder.js'); return shapes.map((shape) => scales(...shape)); }", shapes)
+    assert scaled == [pytest.approx(scales(*shape)) for shape in shapes], "also where the look's size is what limits it"
     expected = load_yunet(model.with_name("yunet.onnx"), SETTINGS["face_score"])(large)
     assert len(expected) == len(places)
     files = {"large.png": base64.b64encode(encode(large)).decode()}

@@ -1,11 +1,13 @@
 """The repairs on a data set that has AffectNet's faults, with the real face finder."""
 
+import json
 import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import mlcroissant
+import nbformat
 import pytest
 
 from conftest import Copy
@@ -99,8 +101,13 @@ def test_the_number_of_workers_does_not_matter(mended: tuple[Path, Prepared], fi
 def test_the_pipeline_brings_the_finder_and_repairs(finder: Path, faulty: Path, new_copy: type[Copy]) -> None:
     copy = new_copy()
     switches = {name: value for name, value in asdict(EVERYTHING).items() if name != "split"}
-    copy.change({"data": {"source": "folder", "path": str(faulty)}, "prepare": switches})
+    copy.change({"data": {"source": "folder", "path": str(faulty)}, "prepare": switches | {"suspects": True}})
     copy.repro("prepare")
+    checked = json.loads((copy.folder / "reports" / "prepare" / "check.json").read_text())
+    assert checked["suspects"]["judged"] > 0 and checked["counts"]["label_suspect"] is not None, "labels are suspected where that was asked for"
+    shown = nbformat.read(copy.folder / "reports" / "notebooks" / "prepare.ipynb", as_version=4)
+    (copies,) = [cell.outputs for cell in shown.cells if "groups of copies" in cell.source]
+    assert f"groups of copies: {len(checked['duplicates'])}" in copies[0].text and checked["duplicates"] and "image/png" in copies[1].data
     manifest = read_manifest(copy.folder / "data" / "prepared").to_pylist()
     assert (copy.folder / "models" / "yunet.onnx").stat().st_size == YUNET.size
     assert sum("box" in row["repaired"] for row in manifest) > 40 and sum(row["set_aside"] == "no label file" for row in manifest) == 1
