@@ -83,6 +83,15 @@ screenshots: pipeline $(WEB_IF_NPM) ## show the page in Chromium, as pictures in
 	@$(ENVIRONMENT) python -m tests.screenshots
 	@echo "reports/page/*.png: the page"
 
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+.PHONY: programs
+programs: ## install Chromium and promtool, without which tests are skipped (apt, with sudo)
+	@wanted=; command -v chromium chromium-browser google-chrome google-chrome-stable > /dev/null || wanted=chromium; \
+	command -v promtool > /dev/null || wanted="$$wanted prometheus"; \
+	if test -z "$$wanted"; then echo "programs: Chromium and promtool are here"; \
+	elif command -v apt-get > /dev/null; then $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --yes --quiet --no-install-recommends $$wanted; \
+	else echo "programs: there is no apt here; until you install $$wanted, the tests that need it are skipped"; fi
+
 .PHONY: test
 test: setup try-web ## run the whole test suite and print the coverage
 	@$(ENVIRONMENT) pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
@@ -132,7 +141,7 @@ lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--up
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
 	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
-	@$(ENVIRONMENT) $(COMPILE) requirements_fer.in --no-annotate --override <(echo "facenet-pytorch; sys_platform == 'none'") --output-file requirements_fer.txt
+	@$(ENVIRONMENT) $(COMPILE) requirements_fer.in --no-annotate --excludes <(echo facenet-pytorch) --output-file requirements_fer.txt
 
 .PHONY: verify-data
 verify-data: setup ## hold DVC's cache against its hashes: damaged files are named and set aside, the rest is put back
@@ -248,13 +257,15 @@ images: pipeline $(WEB_IF_NPM) ## build the images of the service and of the pip
 	curl --silent --fail --retry 20 --retry-connrefused --retry-all-errors --retry-delay 1 "http://$$(docker port $$container 8000)/readyz"
 
 .PHONY: sbom
-sbom: setup ## write dist/emodetect.cdx.json, the CycloneDX list of all that the serving install holds
-	@mkdir -p dist
-	@$(ENVIRONMENT) cyclonedx-py requirements requirements_serve.txt --output-reproducible --output-format JSON --output-file dist/emodetect.cdx.json
+sbom: setup $(WEB_IF_NPM) ## write dist/*.cdx.json, the CycloneDX lists of all that wheel and image of the service hold, and of the training's lock
+	@$(ENVIRONMENT) python tools/sbom.py dist/emodetect.cdx.json
+	@$(ENVIRONMENT) cyclonedx-py requirements requirements.txt --output-reproducible --output-format JSON --output-file dist/emodetect-train.cdx.json
 
 .PHONY: audit
-audit: setup ## ask PyPI whether a locked package has a known hole
-	@for lock in requirements_serve.txt requirements_dev.txt requirements_uv.txt; do echo $$lock; $(ENVIRONMENT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock; done
+audit: setup ## ask PyPI and npm whether a locked package has a known hole
+	@failed=; for lock in requirements*.txt; do echo $$lock; $(ENVIRONMENT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock || failed="$$failed $$lock"; done; \
+	if command -v npm > /dev/null; then echo package-lock.json; npm audit --omit=dev || failed="$$failed package-lock.json"; else echo "package-lock.json is not looked at: npm is not here"; fi; \
+	test -z "$$failed" || { echo "audit: a known hole, or no answer, for$$failed" >&2; exit 1; }
 
 .PHONY: release
 release: ## publish dist as the release of the tag TAG, which is v and the version in settings.ini

@@ -14,7 +14,9 @@ A face counts as found at an intersection over union of 0.5. Emotions are judged
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,7 @@ from emodetect.yunet import FaceFinder, load_yunet
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "finding.json"
 SIZES = (16, 24, 48, 96)  # pixels, where the classes of size begin
-FACE_FREE = 200  # scenes without a face, beside those among the others; clouds; and views of photographs
+FACE_FREE = 200  # scenes without a face, beside those among the others; clouds; views of photographs; and large photographs of such views
 UNCONFIRMED = "faces, the finder alone decides"
 ONE_LOOK = "the same, with one look"
 LARGE = (2250, 3000)  # height and width of a large photograph, pixels
@@ -53,24 +55,23 @@ def share(values: Iterable[bool]) -> float | None:
     return round(float(np.mean(values)), 3) if values else None
 
 
-def draw_views(count: int) -> list[np.ndarray]:
+def draw_views(count: int) -> Iterator[np.ndarray]:
     """Parts of photographs without a face, at many scales."""
-    random, views = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
     for photograph in load_sample_images().images:
         for _ in range(count // 2):
             height, width = (round(side * random.uniform(0.2, 0.9)) for side in photograph.shape[:2])
             top, left = random.integers(photograph.shape[0] - height + 1), random.integers(photograph.shape[1] - width + 1)
             scale = random.uniform(320, 900) / max(height, width)
             part = photograph[top:top + height, left:left + width]
-            views.append(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
-    return views
+            yield cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def hang_views(views: Sequence[np.ndarray]) -> list[np.ndarray]:
+def hang_views(views: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Large photographs without a face, each of as many views as fill it."""
-    squares = [cv2.resize(view, (500, 500), interpolation=cv2.INTER_AREA if min(view.shape[:2]) > 500 else cv2.INTER_LINEAR) for view in views]
-    walls = [squares[start:start + VIEWS] for start in range(0, len(squares) - VIEWS + 1, VIEWS)]
-    return [np.vstack([np.hstack(wall[row:row + 4]) for row in range(0, VIEWS, 4)]) for wall in walls]
+    squares = (cv2.resize(view, (500, 500), interpolation=cv2.INTER_AREA if min(view.shape[:2]) > 500 else cv2.INTER_LINEAR) for view in views)
+    while len(wall := list(islice(squares, VIEWS))) == VIEWS:
+        yield np.vstack([np.hstack(wall[row:row + 4]) for row in range(0, VIEWS, 4)])
 
 
 def count_looks(finder: FaceFinder, scenes: Sequence[Scene], empty: Sequence[np.ndarray]) -> dict[str, object]:
@@ -99,21 +100,28 @@ def right_share(faces: Sequence[tuple[Placed, str | None]]) -> float | None:
     return share(EMOTIONS[placed.face.emotion] == answer for placed, answer in faces if answer)
 
 
-def false_share(detector: Detector, pictures: Sequence[np.ndarray]) -> float:
+def false_share(detector: Detector, pictures: Iterable[np.ndarray]) -> float:
     """How many faces are seen in 100 pictures without any."""
-    return round(100 * sum(len(detector([picture])[0]) for picture in pictures) / len(pictures), 2)
+    return round(100 * float(np.mean([len(detector([picture])[0]) for picture in pictures])), 2)
 
 
-def judge_scenes(detector: Detector, scenes: Sequence[Scene], progress: Callable[[int, int], None]) -> dict[str, object]:
-    """Finding and naming in scenes."""
-    rows, false, taken = [], 0, 0.0
+def judge_scenes(detectors: Mapping[str, Detector], scenes: Sequence[Scene], progress: Callable[[int, int], None]) -> dict[str, dict[str, object]]:
+    """Finding and naming in scenes by each detector; they are timed in turns."""
+    rows: dict[str, list[tuple[Placed, str | None]]] = {name: [] for name in detectors}
+    false, taken = Counter[str](), Counter[str]()
     for done, scene in enumerate(scenes, start=1):
-        started = time.perf_counter()
-        answered, wrong = answers(detector, scene.picture, [placed.face for placed in scene.faces])
-        taken += time.perf_counter() - started
-        false += wrong
-        rows += [(placed, answer) for placed, answer in zip(scene.faces, answered, strict=True)]
+        for name, detector in detectors.items():
+            started = time.perf_counter_ns()
+            answered, wrong = answers(detector, scene.picture, [placed.face for placed in scene.faces])
+            taken[name] += time.perf_counter_ns() - started
+            false[name] += wrong
+            rows[name] += zip(scene.faces, answered, strict=True)
         progress(done, len(scenes))
+    return {name: figures(rows[name]) | {"false_faces_in_scenes": false[name], "milliseconds_a_scene": round(taken[name] / 1e6 / len(scenes), 1)} for name in detectors}
+
+
+def figures(rows: Sequence[tuple[Placed, str | None]]) -> dict[str, object]:
+    """How many faces were found and named rightly, by size and by kind."""
     seen = [(placed, answer) for placed, answer in rows if placed.size >= 24]
     by_size: dict[int, list[tuple[Placed, str | None]]] = {size: [] for size in SIZES}
     for placed, answer in rows:
@@ -127,17 +135,15 @@ def judge_scenes(detector: Detector, scenes: Sequence[Scene], progress: Callable
         "emotion_right_of_found_24_px_and_more": right_share(seen),
         "emotion_right_by_size": {f"from {size} px": right_share(some) for size, some in by_size.items()},
         "emotion_right_of_48_px_and_more": {kind: right_share([(placed, answer) for placed, answer in some if placed.size >= 48]) for kind, some in by_kind.items()},
-        "false_faces_in_scenes": false,
-        "milliseconds_a_scene": round(1000 * taken / len(scenes), 1),
     }
 
 
 def judge_large(detector: Detector, album: Sequence[tuple[Path, Face]], count: int) -> dict[str, object]:
     """Finding and naming in large photographs, and false faces in those without any."""
     scenes = [compose_scene(album, index, seed=2, height=LARGE[0], width=LARGE[1]) for index in range(count)]
-    walls = hang_views(draw_views(count * VIEWS))
-    row = judge_scenes(detector, scenes, print_progress("large photographs", 3))
-    return {"scenes": count, "height": LARGE[0], "width": LARGE[1]} | row | {"face_free": len(walls), "false_faces_in_100_face_free": false_share(detector, walls)}
+    row = judge_scenes({"": detector}, scenes, print_progress("large photographs", 3))[""]
+    false = false_share(detector, hang_views(draw_views(FACE_FREE * VIEWS)))
+    return {"scenes": count, "height": LARGE[0], "width": LARGE[1]} | row | {"face_free": FACE_FREE, "false_faces_in_100_face_free": false}
 
 
 def main() -> None:
@@ -150,19 +156,20 @@ def main() -> None:
     hard = [*(draw_clouds(np.random.default_rng(index)) for index in range(FACE_FREE)), *draw_views(FACE_FREE)]
     settings = load_session(model)[1]
     measured: dict[str, object] = {"scenes": count, "face_free": len(empty), "hard_face_free": len(hard), "confirm": round(settings["confirm"], 3), "cores": cores(), "modes": {}}
-    for mode in (*MODES, UNCONFIRMED, ONE_LOOK):
-        detector = load_detector(model, mode=mode if mode in MODES else "faces")
-        if mode not in MODES:
-            detector.confirm, detector.find = NEVER, load_yunet(PROJECT / "models" / "yunet.onnx", settings["face_score"], settings["smallest_face"], twice=mode == UNCONFIRMED)
+    detectors = {mode: load_detector(model, mode=mode if mode in MODES else "faces") for mode in (*MODES, UNCONFIRMED, ONE_LOOK)}
+    for mode in (UNCONFIRMED, ONE_LOOK):
+        alone = load_yunet(PROJECT / "models" / "yunet.onnx", settings["face_score"], settings["smallest_face"], twice=mode == UNCONFIRMED)
+        detectors[mode].confirm, detectors[mode].find = NEVER, alone
+    for mode, row in judge_scenes(detectors, scenes, print_progress("scenes", 5)).items():
+        detector = detectors[mode]
         bare = [(EMOTIONS[face.emotion], answers(detector, decode_picture(path), [face])[0][0]) for path, face in album]
-        row = judge_scenes(detector, scenes, print_progress(f"scenes, {mode}", 3))
         row |= {"false_faces_in_100_face_free": false_share(detector, empty), "false_faces_in_100_hard": false_share(detector, hard)}
         row["emotion_right_on_bare_portraits"] = share(label == answer for label, answer in bare if answer)
         row["test_split"] = {name: round(value, 3) for name, value in finding_and_naming(confusion_matrix(confusions(judge(detector, data, "test")))).items()}
         measured["modes"][mode] = row
     measured["large"] = judge_large(load_detector(model), album, count // 3)
     cut = [compose_scene(album, index, seed=3, kinds=(CUT,)) for index in range(count)]
-    measured["cut"] = {"scenes": count} | judge_scenes(load_detector(model), cut, print_progress("scenes, cut by the edge", 3))
+    measured["cut"] = {"scenes": count} | judge_scenes({"": load_detector(model)}, cut, print_progress("scenes, cut by the edge", 3))[""]
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
     measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))

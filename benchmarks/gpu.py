@@ -6,7 +6,7 @@ Run it with `make bench-gpu` where there is a CUDA device; it needs the pictures
 * `yolo train` with nothing set but model, data, size, batch, epochs and device: mixed precision is its default there.
 
 On a CPU two runs give the same bits. Here the same is asked, and where the answer is no, how far weights and figures are apart.
-`--seeds 5` compares the accuracy of both precisions, seed by seed, as `make bench-train` does, with that benchmark's parameters.
+`--seeds 5` compares the accuracy of both precisions, seed by seed, with the hyperparameters of `make bench-train` and the paired test of `make bench-accuracy`.
 It writes reports/benchmarks/gpu.json; what an interrupted run has measured stands in scratch/gpu.json, and the next run on such a machine with the same
 options, parameters, pictures and weights goes on from there.
 """
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from train import PRECISIONS, accuracy, yolo_train  # the benchmark beside this one
+from accuracy import compare  # this and the next stand beside this file
+from train import PRECISIONS, run, yolo_train
 
 from emodetect.core import ParameterError, cores, fingerprint, sha256_file, written_whole
 from emodetect.training import Hyperparameters, Snapshots, find_device, train
@@ -103,6 +104,16 @@ def measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         "again": apart(first, again, [told, repeated]),
         "killed": apart(first, killed, [told, gone_on]),
     }
+
+
+def accuracy(task: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """The mAP50-95 of both precisions, seed by seed, and how they compare."""
+    found: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for seed in range(seeds):
+        for precision in PRECISIONS:
+            found[precision].append(run("train", **task | {"seed": seed, "precision": precision})[0]["map50_95"])
+        print(f"seed {seed}: mAP50-95 " + ", ".join(f"{precision} {values[-1]:.4f}" for precision, values in found.items()), flush=True)
+    return {"map50_95": found, "bf16_less_fp32": compare(found["bf16"], found["fp32"])}
 
 
 def known(facts: dict[str, Any]) -> dict[str, Any]:

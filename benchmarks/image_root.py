@@ -14,6 +14,7 @@ from pathlib import Path
 from emodetect.core import sha256_file
 
 PROJECT = Path(__file__).parent.parent
+STRIPS = sys.platform == "linux" and shutil.which("strip") is not None  # GNU's; without it libraries keep their names for debuggers
 NO_REGISTRY = r"dns error|connect error|Connection refused|is unreachable|name resolution|Max retries"
 
 
@@ -32,8 +33,8 @@ class Root:
         return str(self.folder / "app" / "bin" / self.command[0])
 
     def megabytes(self, part: str = "*") -> float:
-        """The size on disk of what was installed, or of a part of it, without the interpreter, which the image has already, and without bytecode."""
-        return sum(path.lstat().st_size for path in (self.folder / "app").rglob(part) if path.is_file() and not path.is_symlink() and path.suffix != ".pyc") / 1e6
+        """The size on disk of what was installed, or of a part of it, with its bytecode, and without the interpreter, which the image has already."""
+        return sum(path.lstat().st_size for path in (self.folder / "app").rglob(part) if path.is_file() and not path.is_symlink()) / 1e6
 
 
 def instructions(path: Path) -> Iterator[tuple[str, str]]:
@@ -54,6 +55,8 @@ def make_root(folder: Path, given: dict[str, Path], image: str = "api") -> Root:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     (folder / "bin").mkdir()
     (folder / "bin" / "python").symlink_to(sys.executable)
+    if not STRIPS:
+        (folder / "bin" / "strip").symlink_to(shutil.which("true"))
     environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
     place, entry, command, health = folder, [], [], []
 

@@ -13,7 +13,7 @@ IDF1 (Ristani et al. 2016, https://arxiv.org/abs/1609.01775) is the share of fac
 a switch is a face that is found under another track than when it was last found; the share followed is that of visible faces that belong to any track.
 The difference of the films' IDF1 has a 95 % interval (Student's t over films).
 Beside them stands which share of the followed faces is named rightly, and how often a minute the name changes, by the track (emodetect) and by the single frame (ByteTrack,
-which does not name); in truth it changes once in each film of four seconds.
+which does not name); and how often a minute, on the same faces, the drawn expression does.
 """
 
 import json
@@ -176,6 +176,7 @@ class Score:
     switches: int = 0
     right: int = 0  # of those followed, named as they were drawn
     changes: int = 0  # of a person's name for what they express, from one frame in which they are followed to the next
+    meant: int = 0  # changes of what they express, likewise
 
     @property
     def idf1(self) -> float:
@@ -187,6 +188,7 @@ class Score:
         return {
             "idf1": round(self.idf1, 4), "switches": self.switches, "followed": round(self.followed / self.faces, 4),
             "emotion_right": round(self.right / self.followed, 4), "emotion_changes_a_minute": round(60 * rate * self.changes / self.followed, 1),
+            "true_changes_a_minute": round(60 * rate * self.meant / self.followed, 1),
         }
 
 
@@ -194,7 +196,7 @@ def judge(shown: Sequence[Shown], follow: Follow) -> Score:
     """Let a tracker follow a film and count."""
     score, together = Score(), Counter[tuple[int, int]]()
     last: dict[int, int] = {}
-    before: dict[int, str] = {}
+    before: dict[int, tuple[str, str]] = {}
     for frame in shown:
         tracked = {face: (track, emotion) for face, track, emotion in follow(frame.found, frame.seconds)}
         kept = [face for face in range(len(frame.found)) if face in tracked]
@@ -209,8 +211,10 @@ def judge(shown: Sequence[Shown], follow: Follow) -> Score:
                 score.followed += 1
                 score.right += named == emotion
                 score.switches += last.get(index, track) != track
-                score.changes += before.get(index, named) != named
-                last[index], before[index] = track, named
+                said, drawn_as = before.get(index, (named, emotion))
+                score.changes += said != named
+                score.meant += drawn_as != emotion
+                last[index], before[index] = track, (named, emotion)
     people, tracks = sorted({index for index, _ in together}), sorted({track for _, track in together})
     table = np.array([[together[index, track] for track in tracks] for index in people]).reshape(len(people), len(tracks))
     score.agreeing += int(table[linear_sum_assignment(-table)].sum())

@@ -2,12 +2,17 @@
 # Run `make web` before, and the page looks at pictures in the browser; without it, it sends them to the service.
 # tests/test_deploy.py runs these instructions in a folder, where no engine is at hand.
 FROM python:3.13-slim-trixie AS build
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends binutils \
+ && rm --recursive /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements_uv.txt requirements_serve.txt ./
+# Bytecode, since nobody can write it into a read-only root later; copies, since what is a link into uv's cache would be stripped there, too
 RUN python -m venv /build/tools \
  && /build/tools/bin/pip --disable-pip-version-check install --quiet --no-cache-dir --require-hashes --only-binary :all: --requirement requirements_uv.txt \
  && /build/tools/bin/uv venv --quiet --python /build/tools/bin/python /app \
- && /build/tools/bin/uv pip sync --quiet --python /app/bin/python --require-hashes --only-binary :all: --compile-bytecode requirements_serve.txt
+ && /build/tools/bin/uv pip sync --quiet --python /app/bin/python --require-hashes --only-binary :all: --compile-bytecode --link-mode copy requirements_serve.txt
 COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY emodetect emodetect
 RUN /build/tools/bin/uv build --quiet --wheel --no-build-isolation --python /build/tools/bin/python --out-dir /build/wheel . \
@@ -18,6 +23,8 @@ RUN find /app/lib -type d \( -name tests -o -path '*/numpy/distutils' -o -path '
  && find /app/lib \( -path '*/PIL/_avif*' -o -path '*/PIL/_imagingft*.so' -o -path '*/pillow.libs/libavif*' -o -path '*/pillow.libs/libharfbuzz*' -o -path '*/pillow.libs/libfreetype*' -o -path '*/pillow.libs/libbrotli*' \) -delete \
  && find /app/lib -path '*/onnxruntime/capi/libonnxruntime.so*' -delete \
  && find /app/lib -type d \( -path '*/onnxruntime/tools' -o -path '*/onnxruntime/transformers' -o -path '*/onnxruntime/quantization' \) -prune -exec rm -r {} +
+# 16 MB of names for debuggers
+RUN find /app/lib \( -path '*/uvloop/*.so' -o -path '*/httptools/*.so' -o -path '*/PIL/*.so' \) -exec strip --strip-unneeded {} +
 
 FROM python:3.13-slim-trixie
 LABEL org.opencontainers.image.title="emodetect" \

@@ -14,8 +14,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from .core import ParameterError, sha256_file, written_whole
+from .dataset import RECORDED, recorded_name
 from .labels import EMOTIONS
-from .manifest import COLUMNS, MANIFEST
+from .manifest import COLUMNS, MANIFEST, origin_in
 
 # %% ../nbs/09_cards.ipynb #09-cards-04
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Origin:
     content: str  # what the pictures show, and how they came about
     consent: str  # of the people shown
     bias: str  # what is known to be unbalanced or wrong
+    citation: str = ""  # of the publication; empty: none is known
+    heritage: str = ""  # a sentence on what the data's licence means for weights trained on them
 
 ORIGINS: dict[str, Origin] = {
     "sample": Origin(
@@ -36,13 +39,23 @@ ORIGINS: dict[str, Origin] = {
         "Skin tones (the ten of the Monk scale), hair and glasses are equally likely by construction; age and sex are not modelled. "
         "A detector of drawn faces says nothing about photographs.",
     ),
-    "kaggle": Origin(
-        "AffectNet in YOLO format, from Kaggle",
+    "fatihkgg/affectnet-yolo-format": Origin(
+        "AffectNet in YOLO format",
         "Research use under AffectNet's agreement; the pictures must not be redistributed",
         "Photographs of faces, found on the web with search words for emotions and labelled by annotators (Mollahosseini, Hasani and Mahoor: AffectNet, IEEE Transactions on Affective Computing 10, 2019), and pictures named ffhq_*.",
         "The people shown were not asked.",
         "A label names an apparent expression, as one annotator saw it. As published, every box is the whole picture, splits share pictures, "
         "and the source leaks the emotion: most happy faces are ffhq_* pictures, most fearful ones are not.",
+        "A. Mollahosseini, B. Hasani, M. H. Mahoor: AffectNet: A Database for Facial Expression, Valence, and Arousal Computing in the Wild. IEEE Transactions on Affective Computing 10 (2019)",
+        "AffectNet is for research under an agreement; weights trained on it inherit the question.",
+    ),
+    "kaggle": Origin(
+        "A data set from Kaggle",
+        "As its page at Kaggle says, below the name that `data.dataset` gives",
+        "Pictures in the YOLO layout, as their owner put them at Kaggle.",
+        "Unknown to this project: a picture of a person is personal data, and its use needs a legal ground.",
+        "Unknown beyond what the figures below show.",
+        heritage="Weights trained on the data may inherit conditions of their licence.",
     ),
     "folder": Origin(
         "A folder of labelled faces",
@@ -50,35 +63,42 @@ ORIGINS: dict[str, Origin] = {
         "Pictures in the YOLO layout that were given to the pipeline.",
         "Unknown to this project: a picture of a person is personal data, and its use needs a legal ground.",
         "Unknown beyond what the figures below show.",
+        heritage="Weights trained on the data may inherit conditions of their licence.",
     ),
 }
 
 def origin_of(
     source: str,  # `data.source`
-) -> Origin:
-    "The origin of a source; `ParameterError` if there is none of that name."
-    if source not in ORIGINS:
-        raise ParameterError(f"data.source is '{source}'; choose one of {', '.join(ORIGINS)}.")
-    return ORIGINS[source]
+    faces: Mapping[str, Mapping[str, int]],  # split → emotion → faces, as given
+) -> str:  # a key of `ORIGINS`
+    "Where data come from; `ParameterError` if there is no such source."
+    sources = [name for name in ORIGINS if name not in RECORDED]
+    if source not in sources:
+        raise ParameterError(f"data.source is '{source}'; choose one of {', '.join(sources)}.")
+    return recorded_name(faces) or source
 
 # %% ../nbs/09_cards.ipynb #09-cards-08
 CROISSANT = "croissant.json"  # its name in a prepared data set
 
 def write_croissant(
     folder: str | Path,  # a prepared data set with its manifest
-    source: str,  # `data.source`
 ) -> None:
-    "Describe a prepared data set in Croissant 1.0 (MLCommons); `ParameterError` for an unknown source."
+    "Describe a prepared data set in Croissant 1.0 (MLCommons); `DataError` if its manifest is missing or damaged."
     import mlcroissant
-    about, folder = origin_of(source), Path(folder)
+    about, folder = ORIGINS[origin_in(folder)], Path(folder)
+    digest = sha256_file(folder / MANIFEST)
     manifest = mlcroissant.FileObject(
         id="manifest", name=MANIFEST, description="one row a face", content_url=MANIFEST,
-        encoding_formats=["application/x-parquet"], sha256=sha256_file(folder / MANIFEST),
+        encoding_formats=["application/x-parquet"], sha256=digest,
+    )
+    pictures = mlcroissant.FileSet(
+        id="pictures", name="pictures", description="the pictures, named in the manifest's column file", includes=["*/images/*"],
+        encoding_formats=["image/jpeg", "image/png", "image/bmp", "image/webp"],
     )
     faces = mlcroissant.RecordSet(id="faces", name="faces", description="the labelled faces", fields=[_field(mlcroissant, column) for column in COLUMNS])
     metadata = mlcroissant.Metadata(
-        name=about.title, description=f"{about.content} {about.consent}", license=[about.licence], version="1.0.0",
-        cite_as="The data set's own publication, see the data card", distribution=[manifest], record_sets=[faces],
+        name=about.title, description=f"{about.content} {about.consent}", license=[about.licence], version=f"1.0.0+{digest[:12]}",
+        cite_as=about.citation or None, distribution=[manifest, pictures], record_sets=[faces],
     )
     with written_whole(folder / CROISSANT) as part:
         part.write_text(json.dumps(metadata.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -98,13 +118,12 @@ PROHIBITED = (
 )
 
 def data_card(
-    source: str,  # `data.source`
+    about: Origin,
     counts: Mapping[str, Mapping[str, int]],  # as `count_faces` gives them
     repairs: Mapping[str, int],  # as `count_repairs` gives them
     fingerprint: str,  # SHA-256 of the prepared data set
 ) -> str:  # Markdown
-    "The data card of a prepared data set; `ParameterError` for an unknown source."
-    about = origin_of(source)
+    "The data card of a prepared data set."
     parts = {
         "What it shows": about.content,
         "Licence": about.licence + ".",
@@ -113,6 +132,7 @@ def data_card(
         "What was repaired": _table(["repair", "pictures"], [[name, count] for name, count in repairs.items()]) if repairs else "Nothing.",
         "Known bias": about.bias + " " + _balance(counts),
         "Prohibited and unsuitable uses": "\n".join(f"* {sentence}" for sentence in PROHIBITED),
+        "Publication": f"{about.citation}." if about.citation else "None is known.",
         "Which version": f"Fingerprint of the prepared data set (SHA-256 over all names and contents): `{fingerprint}`.",
     }
     head = f"---\npretty_name: {about.title}\ntask_categories: [object-detection]\ntags: [facial-expression, emotion-recognition]\n---\n\n# {about.title}\n"

@@ -23,7 +23,7 @@ from .balance import Association, associate, emotion_table, sources, table_lines
 from .core import DataError, ParameterError, Progress, first_few, in_batches
 from .dataset import SPLITS, Picture, class_table, find_root, read_names, split_folder
 from .detector import IMAGE_SUFFIXES, decode_picture
-from .duplicates import NEAR, Group, exact_groups, near_groups
+from .duplicates import NEAR, Group, clusters, exact_groups, near_groups
 from .inspection import Describe, Fault, Inspection, constant_box_faults, duplicate_faults, file_faults, inspect, stem_faults
 from .labels import AS_NAMED, EMOTIONS
 from .suspects import Suspects, face_features, find_suspects
@@ -183,10 +183,11 @@ def class_faults(
             faults.append(Fault(defect, "the set", str(found)))
     return faults
 
-def _suspect_faults(seen: Sequence[Inspection]) -> tuple[list[Fault], Suspects]:
+def _suspect_faults(seen: Sequence[Inspection], groups: Iterable[Group]) -> tuple[list[Fault], Suspects]:
     "Faults of the labels that are suspect, and what the suspicion is worth."
     faces = [(inspection, face, numbers) for inspection in seen for face, numbers in zip(inspection.faces or [], inspection.features, strict=False)]
-    found = find_suspects(np.array([numbers for _, _, numbers in faces]), [face.emotion for _, face, _ in faces])
+    number = {i.name: place for place, i in enumerate(seen)} | {name: len(seen) + place for place, names in enumerate(clusters(groups)) for name in names}
+    found = find_suspects(np.array([numbers for _, _, numbers in faces]), [face.emotion for _, face, _ in faces], [number[inspection.name] for inspection, _, _ in faces])
     faults = [
         Fault("label_suspect", faces[place][0].label, f"says {EMOTIONS[label]}, looks like {EMOTIONS[likelier]} (the label's probability is {trust:.2f})")
         for place, label, likelier, trust in zip(found.places, found.labels, found.likelier, found.trust, strict=True)
@@ -254,7 +255,7 @@ def check_dataset(
     faults += told + [Fault("split_empty", split, "has no picture") for split, count in pictures.items() if not count]
     faults += [fault for inspection in seen for fault in inspection.faults] + stem_faults(seen) + file_faults(root, seen, folders.values())
     faults += duplicate_faults(seen, groups) + constant_box_faults(seen) + class_faults(faces, shift, source)
-    doubted, found = _suspect_faults(seen) if suspects else ([], None)
+    doubted, found = _suspect_faults(seen, groups) if suspects else ([], None)
     order = {defect: place for place, defect in enumerate(SEVERITIES)}
     known = sorted(set(faults), key=lambda fault: (order[fault.defect], fault.file, fault.detail))  # two pictures of one label file see its faults twice
     return Report((*known, *doubted), pictures, faces, tuple(groups), shift, collections, source, found, seen)
@@ -263,6 +264,8 @@ def _groups(root: Path, seen: Sequence[Inspection], correlation: float) -> list[
     "The groups of duplicates among the pictures."
     names, digests = [i.name for i in seen], [i.digest for i in seen]
     near = near_groups(names, digests, [i.sketch for i in seen], lambda name: decode_picture(root / name), correlation)
+    for inspection in seen:
+        object.__setattr__(inspection, "sketch", None)  # a kilobyte each, which nobody needs any more
     return exact_groups(names, digests) + near
 
 def _tables(seen: Sequence[Inspection], splits: Iterable[str]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
@@ -278,10 +281,11 @@ def refuse_faults(
     folder: str | Path,  # the checked data set
     report: Report,
     accepted: Collection[str] = (),  # defects that are accepted all the same
+    unwanted: Collection[str] = (),  # defects that are refused although one could train with them
 ) -> None:
-    "`DataError` names the faults with which nothing can be trained, if there are any."
+    "`DataError` names the faults with which nothing can be trained or that nobody wants, if there are any."
     root = find_root(folder)
-    found = [fault for fault in report.faults if SEVERITIES[fault.defect].refused and fault.defect not in accepted]
+    found = [fault for fault in report.faults if (SEVERITIES[fault.defect].refused or fault.defect in unwanted) and fault.defect not in accepted]
     told = [f"{root / fault.file}: {fault.detail or SEVERITIES[fault.defect].meaning.rstrip('.')} ({SEVERITIES[fault.defect].remedy.rstrip('.')})" for fault in found[:5]]
     if found:
         more = f"; and {len(found) - 5} more: `emodetect check` lists them all" if len(found) > 5 else ""

@@ -107,11 +107,12 @@ Progress = Callable[[int, int], None]
 def print_progress(
     what: str,  # the noun phrase that is counted, such as `pictures drawn`
     steps: int = 10,  # lines printed over the whole work
+    stream: IO[str] | None = None,  # where they go; None: standard output
 ) -> Progress:  # call it with (done, total)
     "A progress function that prints `what: done of total` at every `1/steps` of the work."
     def report(done: int, total: int) -> None:
         if done == total or done * steps // total > (done - 1) * steps // total:
-            print(f"{what}: {done} of {total}", flush=True)
+            print(f"{what}: {done} of {total}", file=stream, flush=True)
     return report
 
 # %% ../nbs/00_core.ipynb #00-core-n01

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .cards import PROHIBITED, origin_of
+from .cards import PROHIBITED, Origin
 from .labels import EMOTIONS
 from .provenance import Step
 
@@ -23,7 +23,7 @@ OUT_OF_SCOPE = (
 )
 
 def model_card(
-    source: str,  # `data.source`
+    about: Origin,  # of the data
     metrics: Mapping[str, Any],  # of reports/evaluate/metrics.json
     report: Mapping[str, Any],  # of reports/report/metrics.json
     steps: Sequence[Step],  # of the model's provenance
@@ -31,8 +31,7 @@ def model_card(
     verdict: str,  # a paragraph
     energy: Mapping[str, Any] | None = None,  # of reports/benchmarks/energy.json
 ) -> str:  # Markdown
-    "The model card; `ParameterError` for an unknown source of data."
-    about = origin_of(source)
+    "The model card."
     parts = {
         "Verdict": verdict,
         "What it is": (
@@ -48,7 +47,7 @@ def model_card(
         "Limits": f"{about.bias} {_limits(report)}",
         "Carbon": carbon(energy, steps),
         "What made it": _made(steps, model, metrics),
-        "Licence": "AGPL-3.0-or-later. " + ("AffectNet is for research under an agreement; weights trained on it inherit the question. " if source == "kaggle" else "") + "The face finder in the file: MIT.",
+        "Licence": " ".join(filter(None, ("AGPL-3.0-or-later.", about.heritage, "The face finder in the file: MIT."))),
     }
     return _head(about.title, metrics) + "".join(f"\n## {title}\n\n{text}\n" for title, text in parts.items())
 

@@ -10,7 +10,7 @@ __all__ = ['CHOICES', 'FOLDS', 'Repairs', 'Entry', 'entry_of', 'clip_face', 'cli
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from .core import ParameterError, Progress, in_batches
@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "without_face": ("keep", "set_aside"),
     "leaks": ("keep", "set_aside"),
     "unlabelled": ("refuse", "set_aside"),
+    "strays": ("leave_out", "refuse"),
     "names": ("keep", "unique"),
     "split": ("published", "regrouped"),
 }
@@ -37,6 +38,7 @@ class Repairs:
     without_face: str = "keep"  # keep, or set_aside pictures in which the finder misses a labelled face (with boxes: detected)
     leaks: str = "keep"  # keep, or set_aside pictures of train and valid that are the same as one of a later split
     unlabelled: str = "refuse"  # refuse, or set_aside pictures without a label file
+    strays: str = "leave_out"  # leave_out what nothing reads (labels without a picture, files that are neither), or refuse it
     names: str = "keep"  # keep, or unique: a name that stands in several splits gets its split in front
     split: str = "published"  # published, or regrouped: dealt anew, emotions balanced, duplicates kept together
 
@@ -55,7 +57,7 @@ class Entry:
     picture: Picture
     split: str  # one of `SPLITS`: where it shall be used
     name: str  # of the prepared file, without suffix
-    repaired: tuple[str, ...] = ()  # of `box`, `clipped`, `name` and `split`, in the order in which they were done
+    repaired: tuple[str, ...] = ()  # of `row`, `box`, `clipped`, `name` and `split`, in the order in which they were done
     set_aside: str = ""  # why it is not used; empty: it is used
 
     def done(self, repair: str, **changes: object) -> "Entry":
@@ -217,7 +219,7 @@ def repair(
 
 def count_repairs(
     entries: Sequence[Entry],
-) -> Mapping[str, int]:  # `box`, `clipped`, `name`, `split` and each reason for setting aside → pictures
+) -> dict[str, int]:  # `row`, `box`, `clipped`, `name`, `split` and each reason for setting aside → pictures
     "How many pictures were repaired in which way or set aside for which reason."
     counts = Counter(repaired for entry in entries for repaired in entry.repaired)
     counts.update(f"set aside: {entry.set_aside.split(' as ')[0]}" for entry in entries if entry.set_aside)

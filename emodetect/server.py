@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from http import HTTPStatus
@@ -31,7 +31,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .core import ParameterError
 from .engine import Served
-from .guard import problem
+from .guard import headers_of, problem
 from .service import make_app
 from .settings import Settings
 
@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
             self.refused(503)
             transport.abort()  # those that are being told are as many again
         else:
-            self._end(503, "too many connections are open; try again in 1 s.")
+            self._end(503, "too many connections are open; try again in 1 s.", {"Retry-After": "1"})
 
     def _own(self) -> int:
         "How many connections this client holds."
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
             self.timer.cancel()
         self.timer = None
 
-    def _end(self, status: int, detail: str) -> None:
+    def _end(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         "Tell why, unless nothing was asked or it is being answered or was, and close the connection."
         if self.ended or self.transport.is_closing():
             return
@@ -140,8 +140,8 @@ class Connection(HttpToolsProtocol):
         if not asked and (not self.cycle or self.cycle.response_started):
             return self.transport.close()
         self.refused(status)
-        told = problem(status, detail, {"Connection": "close"})
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(name + b": " + value for name, value in told.raw_headers)]
+        told = problem(status, detail, {"Connection": "close", **(headers or {})})
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(name + b": " + value for name, value in [*told.raw_headers, *headers_of(self.settings)])]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + told.body)
         self.transport.write_eof()
         self._disarm()

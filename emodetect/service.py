@@ -19,7 +19,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import generate_latest
@@ -177,7 +176,7 @@ def make_app(
         metrics.answered(jobs)
         watcher.answered(jobs)
 
-    engine = Engine(served, canary, settings.canary_share, settings.threads, settings.batch, settings.queue, settings.wait_seconds, settings.pixels, report, brightness if watcher.at_work else None)
+    engine = Engine(served, canary, settings.canary_share, settings.threads, settings.batch, settings.queue, settings.wait_seconds, settings.pixels, settings.frames, report, brightness if watcher.at_work else None)
     metrics.in_use(engine)
     metrics.waiting.set_function(lambda: len(engine.jobs))
     metrics.held.set_function(lambda: bodies.held)
@@ -211,8 +210,6 @@ def make_app(
     _add_model(app, engine, settings, "private" if keys else "public")
     _add_health(app, engine, metrics, watcher)
     app.add_middleware(Guard, settings=settings, keys=tuple(keys), metrics=metrics)
-    if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=[one.strip() for one in settings.origins.split(",")], allow_methods=["GET", "POST"], allow_headers=["Authorization", "X-API-Key", "Content-Type"], expose_headers=["Retry-After"], max_age=600)
     page = Path(emodetect.__file__).parent / "web"
     if page.is_dir():
         app.router.default = StaticFiles(directory=page, html=True)  # asked last, so that a wrong method is still told from a wrong address
@@ -241,12 +238,13 @@ class Direct(APIRoute):
 
 def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Settings) -> None:
     "The address that answers pictures."
-    kinds = {kind: RAW for kind in ("image/jpeg", "image/png", "image/webp", "image/bmp")}
+    kinds = {kind: RAW for kind in ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")}
     samples = [{"lang": name, "source": text} for name, text in CALLS.items()]
+    description = f"One picture as the body, or some as the files of a form: JPEG, PNG, WebP, BMP, GIF or TIFF. Most pixels of a picture: {settings.pixels:,}; most frames: {settings.frames}. Nothing of them is stored."
     answers: dict[int | str, dict[str, Any]] = {200: {"model": Answer, "content": {"application/json": {"example": EXAMPLE}}}}
 
     async def predict(request: Request) -> Response:
-        "One picture as the body, or some as the files of a form. Nothing of them is stored."
+        "Answer the pictures of a request."
         engine.check_room()
         async with bodies.received(request) as body:
             jobs, results = engine.submit(pictures_of(request, body, settings.pictures)), []
@@ -268,7 +266,7 @@ def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Setting
         return Response(json.dumps({"model": name_of(jobs[0].served), "pictures": pictures}), media_type="application/json")
 
     app.router.add_api_route(
-        "/v1/predict", predict, methods=["POST"], summary="Find faces in pictures", responses=answers | told(400, 401, 408, 413, 415, 422, 429) | {503: told(503)[503] | AGAIN}, route_class_override=Direct,
+        "/v1/predict", predict, methods=["POST"], summary="Find faces in pictures", description=description, responses=answers | told(400, 401, 408, 413, 415, 422, 429) | {503: told(503)[503] | AGAIN}, route_class_override=Direct,
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": FORM} | kinds}, "x-codeSamples": samples},
     )
 

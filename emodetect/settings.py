@@ -24,11 +24,11 @@ class Settings:
     host: str = "127.0.0.1"  # the address it listens at; 0.0.0.0 is every one of the machine
     port: int = 8000  # 0 takes a free one
     model: str = "models/emodetect.onnx"  # a file, or a registered version such as emodetect@production
-    model_sha256: str = ""  # what the model's SHA-256 must be; empty: anything
+    model_sha256: str = ""  # what the model's SHA-256 must be, 64 hexadecimal digits, or a file as `sha256sum` writes it, read at each load; empty: anything
     model_download: bool = True  # whether /v1/model.onnx gives the model away, so that the page can run it in the browser
     card: str = "reports/model_card.md"  # the model's card, told by /v1/model if it is of the model in use; empty: none
     canary: str = ""  # a second model, which answers a share of the calls; empty: none
-    canary_sha256: str = ""  # what the canary's SHA-256 must be; empty: anything
+    canary_sha256: str = ""  # what the canary's SHA-256 must be, 64 hexadecimal digits, or a file as `sha256sum` writes it, read at each load; empty: anything
     canary_share: float = 0.1  # of the calls, 0 to 1
     threads: int = 0  # pictures answered at once; 0: as many as there are cores
     batch: int = 8  # pictures that a thread may take at once, of those that wait already
@@ -36,6 +36,7 @@ class Settings:
     wait_seconds: float = 5.0  # that a picture may wait
     pictures: int = 16  # in one request, at most the queue
     pixels: int = 16_000_000  # of one picture; a larger one is refused before it is decoded
+    frames: int = 1  # of one picture, from 1, but for MPO, in which cameras keep a preview; one with more is refused before it is decoded, of others the first is looked at
     body_megabytes: float = 10.0  # of one request
     held_megabytes: float = 256.0  # of all bodies that are being received or answered
     body_seconds: float = 20.0  # in which a body must have arrived, and an answer be taken

@@ -189,10 +189,11 @@ def chosen(
 
 # %% ../nbs/90_stages.ipynb #90-stages-18
 KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a table", type(None): "nothing"}
-LIMITS: dict[str, tuple[float, float]] = {  # of a number, the least and the most; those of `train` are checked by `emodetect.training.Hyperparameters`, those of the sample where it is drawn
+LIMITS: dict[str, tuple[float, float]] = {  # of a number, the least and the most; those of `train` and `model` are checked by `emodetect.training.Hyperparameters`, those of `data` where they are fetched
     "threads": (1, 1024), "train.seed": (0, 2**32 - 1), "prepare.max_pictures": (0, math.inf), "prepare.seed": (0, 2**32 - 1), "prepare.face_score": (0, 1),
     "detector.confidence": (0, 1), "detector.iou": (0, 1), "detector.face_score": (0, 1), "detector.smallest_face": (1, math.inf), "detector.reject": (0, 1),
-    "evaluate.batch": (1, math.inf), "evaluate.gallery": (0, math.inf), "export.parity_pictures": (1, math.inf), "export.calibration_pictures": (1, math.inf),
+    "evaluate.batch": (1, math.inf), "evaluate.gallery": (0, math.inf), "export.opset": (13, 20), "export.parity_pictures": (1, math.inf), "export.calibration_pictures": (1, math.inf),
+    "export.max_score_difference": (0, 1), "export.max_box_difference": (0, math.inf), "export.max_accuracy_drop": (-1, 1),
     "report.strained_pictures": (0, math.inf), "report.slight_pictures": (0, math.inf), "report.centroid_faces": (1, math.inf), "report.gallery": (0, math.inf),
 }
 

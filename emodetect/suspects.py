@@ -42,7 +42,7 @@ def face_features(
 
 # %% ../nbs/08_suspects.ipynb #08-suspects-08
 FOLDS = 5  # parts of the set; each is judged by a classifier of the others
-FEWEST = 10  # faces that a class must have to be judged
+FEWEST = 10  # faces of different pictures that a class must have to be judged
 LIMITS = (
     "Suspects come from a small classifier on edges of the face, not from a person: look at each before you change it. "
     "They are noise where `accuracy` is hardly above `commonest`, rare faces are suspected without being wrong, and errors that the whole set makes are not found."
@@ -70,20 +70,26 @@ class Suspects:
 def out_of_fold(
     features: np.ndarray,  # faces × numbers
     classes: np.ndarray,  # of each face, 0, 1, 2 …, each at least `FOLDS` times
+    together: np.ndarray,  # of each face a number; faces of the same number are dealt into the same fold
     seed: int = 0,  # deals the faces into folds
 ) -> np.ndarray:  # faces × classes, each row adds up to 1
-    "The probability of each class for each face, from a classifier that had not seen the face."
+    "The probability of each class for each face, from a classifier that had seen neither the face nor what belongs to it."
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, StratifiedKFold, cross_val_predict
+    _, first, place = np.unique(together, return_index=True, return_inverse=True)
+    fold = np.empty(len(first), int)
+    for number, (_, dealt) in enumerate(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(first, classes[first])):
+        fold[dealt] = number
     model = LogisticRegression(C=1.0, max_iter=100, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a rough fit ranks suspects as well
-        return cross_val_predict(model, features, classes, cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed), method="predict_proba")
+        return cross_val_predict(model, features, classes, cv=PredefinedSplit(fold[place]), method="predict_proba")
 
 def find_suspects(
     features: np.ndarray,  # faces × numbers, of `face_features`
     emotions: Sequence[int],  # the label of each face, index into `EMOTIONS`
+    together: Sequence[int],  # of each face a number; faces of one picture or of copies have the same, so that none is judged by a classifier that learned from its copy
     seed: int = 0,  # deals the faces into folds
 ) -> Suspects:
     "The labels that a classifier of the other faces contradicts; nothing is judged if fewer than two classes have enough faces."
@@ -91,13 +97,14 @@ def find_suspects(
         from cleanlab.filter import find_label_issues
     labels = np.asarray(emotions, dtype=int)
     counts = Counter(labels.tolist())
-    kept = sorted(index for index, count in counts.items() if count >= FEWEST)
+    apart = Counter(label for label, _ in set(zip(labels.tolist(), together, strict=True)))
+    kept = sorted(index for index in counts if apart[index] >= FEWEST)
     left_out = tuple(EMOTIONS[index] for index in sorted(counts.keys() - set(kept)))
     if len(kept) < 2:
         return Suspects((), (), (), (), 0, tuple(EMOTIONS[index] for index in sorted(counts)), 0.0, 0.0)
     judged = np.flatnonzero(np.isin(labels, kept))
     classes = np.searchsorted(kept, labels[judged])
-    shares = out_of_fold(np.asarray(features)[judged], classes, seed)
+    shares = out_of_fold(np.asarray(features)[judged], classes, np.asarray(together)[judged], seed)
     chosen = find_label_issues(classes, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
     best = shares.argmax(axis=1)
     return Suspects(

@@ -17,7 +17,7 @@ import numpy as np
 from .core import DataError, ParameterError, Progress, written_whole
 from .detector import COLOURS, Detection, Detector, draw_detections
 from .labels import EMOTIONS, intersection_over_union
-from .results import film_frames, film_rate, seen
+from .results import film_frames, film_length, film_rate, seen
 
 # %% ../nbs/19_track.ipynb #19-track-04
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class _Track:
     seconds: float  # when it was seen last
     probabilities: np.ndarray
     speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # of its centre, to the right and down, pixels a second
-    seen: int = 1  # times
+    measured: bool = False  # whether its speed was
 
     def expected(self, seconds: float) -> np.ndarray:
         "Where its face is looked for."
         return self.box + np.tile(self.speed, 2) * (seconds - self.seconds)
 
 SPEED = 0.15  # seconds after which a measured speed counts half
-SHORTEST = 0.02  # seconds between two frames, less is not believed: films name times twice, and speeds would be absurd
+SHORTEST = 0.004  # seconds between two frames; from less no speed is measured: films name times twice, and it would be absurd
 WIDER = 0.5  # of a box's width and height, by which it is widened on each side where too little overlaps
 
 class Tracker:
@@ -91,11 +91,12 @@ class Tracker:
 
     def _continue(self, track: _Track, face: Detection, seconds: float) -> None:
         "Move a track to its face."
-        box, gone = _box(face), max(seconds - track.seconds, SHORTEST)
-        measured = (box - track.box).reshape(2, 2).mean(axis=0) / gone
-        track.speed = track.speed + (measured - track.speed) * (1 - 0.5 ** (gone / SPEED) if track.seen > 1 else 1)
-        track.seen += 1
-        old = 0.5 ** (gone / self.half_life) if self.half_life else 0.0
+        box, gone = _box(face), seconds - track.seconds
+        if gone >= SHORTEST:
+            measured = (box - track.box).reshape(2, 2).mean(axis=0) / gone
+            track.speed = track.speed + (measured - track.speed) * (1 - 0.5 ** (gone / SPEED) if track.measured else 1)
+            track.measured = True
+        old = 0.5 ** (max(gone, SHORTEST) / self.half_life) if self.half_life else 0.0
         track.probabilities = old * track.probabilities + (1 - old) * np.array(face.probabilities)
         track.box, track.seconds = box, seconds
 
@@ -130,10 +131,13 @@ class Line:
 
 def _follow(detector: Detector, tracker: Tracker, film: Path, progress: Progress | None) -> Iterator[tuple[int, float, np.ndarray, list[Tracked]]]:
     "Each frame's number, time, picture and tracked faces."
-    for frame, faces in seen(detector, film_frames(film)):
-        if progress:
-            progress(frame.number + 1, 0)
+    done, total = 0, film_length(film)
+    for done, (frame, faces) in enumerate(seen(detector, film_frames(film)), start=1):
+        if progress and done < total:
+            progress(done, total)
         yield frame.number, frame.seconds, frame.picture, tracker.update(faces, frame.seconds)
+    if progress:
+        progress(done, done)
 
 def annotate(
     picture: np.ndarray,  # RGB, uint8, height × width × 3
@@ -151,7 +155,7 @@ def track_film(
     film: str | Path,  # a film's file
     folder: str | Path,  # where timeline.csv and annotated.mp4 are written
     tracker: Tracker | None = None,  # None takes one with the detector's own reject option
-    progress: Progress | None = None,  # called with (frames done, 0): how many there are is known only at the end
+    progress: Progress | None = None,  # called with (frames done, frames that the film says it has), and in the end with those that it had
 ) -> tuple[list[Line], str]:  # a line for each track, and what was wrong with the film: empty if nothing was
     "Follow the faces of a film; `DataError` if it holds no pictures or can't be written."
     film, folder, broken = Path(film), Path(folder), ""

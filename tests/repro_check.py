@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from emodetect.training import find_device
 from tests.soak import run_and_kill
 
 PROJECT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def verdict(folder: Path) -> int:
     for path, digest in found["first"].items():
         same = all(found[name].get(path) == digest for name in RUNS)
         print(f"  {'same' if same else 'DIFFERENT':<11}{digest[:16]}  {path}" + ("" if same else "".join(f"  {name} {found[name].get(path, 'missing')[:16]}" for name in RUNS[1:])))
-    device = yaml.safe_load((folder / "first" / "params.yaml").read_text())["train"]["device"]
+    device = find_device(yaml.safe_load((folder / "first" / "params.yaml").read_text())["train"]["device"])
     if found["first"] == found["second"] == found["killed"]:
         print(f"REPRODUCED: two runs, and one that was killed and went on, gave the same {len(found['first'])} outputs on the device {device}")
         return 0

@@ -18,7 +18,7 @@ import psutil
 from conftest import Copy
 
 EPOCHS = 5
-CHANGE = {"train": {"epochs": EPOCHS, "mosaic": 0.5, "close_mosaic": 2, "patience": 4}}
+CHANGE = {"train": {"epochs": EPOCHS, "lr0": 0.002, "mosaic": 0.5, "close_mosaic": 2, "patience": 4}}
 COMMAND = ["dvc", "repro", "--single-item", "--force", "--no-run-cache", "train"]
 
 

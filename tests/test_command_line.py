@@ -127,6 +127,16 @@ def test_a_bad_file_is_reported_and_the_rest_done(pipeline: Copy, tmp_path: Path
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == [f"{good.stem}-faces.png"]
 
 
+def test_of_a_folder_no_picture_is_left_out_silently(pipeline: Copy, tmp_path: Path) -> None:
+    good = sorted((pipeline.folder / "data" / "prepared" / "test" / "images").iterdir())[0]
+    shutil.copy(good, tmp_path / "face.jfif")
+    for name in ("a.heic", "b.AVIF", "film.mp4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"not looked into")
+    done = emodetect("predict", str(tmp_path), "--json", cwd=pipeline.folder)
+    told = [line.removeprefix(f"emodetect: {tmp_path}/").split(":")[0] for line in done.stderr.splitlines()]
+    assert done.returncode == 1 and told == ["a.heic", "b.AVIF"] and [record["picture"] for record in json.loads(done.stdout)] == [str(tmp_path / "face.jfif")]
+
+
 def test_pictures_of_the_same_name_are_both_saved(pipeline: Copy, tmp_path: Path) -> None:
     good = sorted((pipeline.folder / "data" / "prepared" / "test" / "images").iterdir())[0]
     for folder in ("a", "b"):
@@ -171,6 +181,27 @@ def base_distributions() -> list[Distribution]:
     return list(found.values())
 
 
+SOURCES = """
+import cv2
+import numpy as np
+from pathlib import Path
+from emodetect.core import DataError
+from emodetect.detector import Detector
+
+detector, folder = Detector("models/emodetect.onnx"), Path("data/prepared/test/images")
+file = sorted(folder.iterdir())[0]
+film = cv2.VideoWriter("film.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 96))
+for shade in (90, 120, 150):
+    film.write(np.full((96, 96, 3), shade, np.uint8))
+film.release()
+print(*(len(list(detector.stream(source))) for source in (np.zeros((96, 96, 3), np.uint8), file, file.read_bytes(), folder, f"{folder}/*.jpg", "film.avi")))
+try:
+    next(detector.stream(97))
+except DataError as error:
+    print(error)
+"""
+
+
 def test_the_base_install_predicts_without_torch(pipeline: Copy, tmp_path: Path) -> None:
     """A new environment that holds our wheel and the locked packages of the base requirements, taken from this one: no network."""
     uv, base = str(Path(sys.executable).with_name("uv")), tmp_path / "base"
@@ -196,6 +227,8 @@ def test_the_base_install_predicts_without_torch(pipeline: Copy, tmp_path: Path)
     command = [base / "bin" / "emodetect", "predict", "data/prepared/test/images", "--json"]
     predicted = subprocess.run(command, cwd=pipeline.folder, capture_output=True, text=True)
     assert predicted.returncode == 0 and len(json.loads(predicted.stdout)) == 12, predicted.stderr
+    read = subprocess.run([base / "bin" / "python", "-c", SOURCES.replace("film.avi", str(tmp_path / "film.avi"))], cwd=pipeline.folder, capture_output=True, text=True)
+    assert read.stdout.splitlines() == ["1 1 1 12 12 3", "camera 97: gives no picture; connect a camera, or name another number."], read.stderr
 
     def say(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([base / "bin" / "emodetect", *arguments], cwd=pipeline.folder, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from benchmarks.image_root import Root, instructions, make_root
+from benchmarks.image_root import STRIPS, Root, instructions, make_root
 from conftest import Copy
 from emodetect.engine import load_model, load_models
 from emodetect.sample import draw_portrait
@@ -109,8 +110,11 @@ def test_an_image_is_made_with_the_model_that_was_named_or_not_at_all(tmp_path: 
     assert re.search(r"\$\{MODEL_SHA256:\?.+\}", COMPOSE["services"]["api"]["build"]["args"]["MODEL_SHA256"]), "compose asks for it"
 
 
+@pytest.mark.skipif(not STRIPS, reason="strip is not installed; Debian has it in the package binutils")
 def test_the_serving_install_is_small(image: Root) -> None:
-    assert image.megabytes() < 300, f"{image.megabytes():.0f} MB"
+    bytecode = image.megabytes("*.pyc")
+    assert image.megabytes() < 300, f"{image.megabytes():.0f} MB, {bytecode:.0f} MB of them bytecode"
+    assert bytecode > 5, "the root is read-only: what is not compiled in the image is compiled at every start"
     assert not [name for name in ("torch", "ultralytics", "dvc", "pandas") if list((image.folder / "app").rglob(f"site-packages/{name}"))]
 
 
@@ -165,10 +169,43 @@ def test_the_cluster_asks_for_addresses_that_exist(tmp_path: Path) -> None:
     deployment = next(one for one in CLUSTER if one["kind"] == "Deployment")["spec"]["template"]["spec"]
     (container,) = deployment["containers"]
     assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} == {"/healthz", "/readyz"} <= known
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz", "a replica that is busy, or without a model for a moment, must not be killed"
     named = [entry["name"] for entry in container["env"]] + list(COMPOSE["services"]["api"]["environment"])
     assert {name.removeprefix("EMODETECT_").lower() for name in named} <= set(vars(settings))
     assert deployment["terminationGracePeriodSeconds"] > settings.stop_seconds + container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert container["securityContext"]["readOnlyRootFilesystem"] and deployment["securityContext"]["runAsNonRoot"] and not deployment["automountServiceAccountToken"]
+
+
+def amount(text: str) -> float:
+    """A quantity of Kubernetes, such as 2Gi."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)?", text).groups()
+    return int(number) * {None: 1, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def test_the_cluster_bounds_watches_and_scales_the_service() -> None:
+    """The schema asks for none of these."""
+    kinds = {one["kind"]: one for one in CLUSTER}
+    deployment, scaler = kinds["Deployment"]["spec"], kinds["HorizontalPodAutoscaler"]["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    for kind in ("startup", "readiness", "liveness"):
+        probe = container[f"{kind}Probe"]
+        assert probe["httpGet"]["port"] in ports and probe["periodSeconds"] > 0, kind
+    assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 30, "seconds for a start on a busy machine"
+    needs, most = container["resources"]["requests"], container["resources"]["limits"]
+    given = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert needs["cpu"] == given["EMODETECT_THREADS"], "a core for each thread"
+    assert set(most) == {"memory"}, "no limit of CPU: the manifest says why"
+    (grows,) = [float(rule["expr"].split()[-1]) for group in ALERTS["groups"] for rule in group["rules"] if rule["alert"] == "EmodetectGrows"]
+    assert amount(needs["memory"]) < grows < amount(most["memory"]), "the alarm comes before the end"
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": kinds["Deployment"]["metadata"]["name"]} and "replicas" not in deployment
+    assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"] and kinds["PodDisruptionBudget"]["spec"]["minAvailable"] < scaler["minReplicas"]
+    (metric,) = scaler["metrics"]
+    assert metric["resource"]["name"] == "cpu" and metric["resource"]["target"]["averageUtilization"] < 100, "of what is requested"
+    labels = deployment["template"]["metadata"]["labels"]
+    budget, policy = kinds["PodDisruptionBudget"]["spec"]["selector"], kinds["NetworkPolicy"]["spec"]["podSelector"]
+    chosen = [deployment["selector"]["matchLabels"], kinds["Service"]["spec"]["selector"], budget["matchLabels"], policy["matchLabels"]]
+    assert all(one and one.items() <= labels.items() for one in chosen)
 
 
 def expressions() -> list[str]:
@@ -228,8 +265,9 @@ ORDINARY = {  # what Prometheus reads every 15 seconds from a service at ordinar
     'emodetect_drift_index_limit{instance="api", quantity="brightness"}': "0.2x240",
     'process_resident_memory_bytes{job="emodetect", instance="api"}': "400000000x240",
 }
-UNUSUAL = {  # alarm → what differs, as far as a part of a series' name tells it, and the labels that the alarm carries
+UNUSUAL = {  # alarm → what differs, as far as a part of a series' name tells it (None: there is no such series), and the labels that the alarm carries beside the instance
     "EmodetectDown": ({"up{": "0x240"}, {"job": "emodetect"}),
+    "EmodetectGone": ({"up{": None}, {"job": "emodetect", "instance": None}),
     "EmodetectFails": ({'status="500"': "0x230 1x10"}, {}),
     "EmodetectFull": ({'status="503"': "0+20x240"}, {}),
     "EmodetectSlow": ({'le="0.25"': "0+140x240"}, {}),
@@ -250,14 +288,14 @@ def test_each_alarm_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Pa
         series = {name: next((value for part, value in changes.items() if part in name), usual) for name, usual in ORDINARY.items()}
         expected: dict[str, list[dict[str, object]]] = {alert: [] for alert in rules}
         if raised:
-            labels = {"instance": "api"} | carried
+            labels = {name: value for name, value in ({"instance": "api"} | carried).items() if value}
             told = {key: re.sub(r"{{ \$labels\.(\w+) }}", lambda found, labels=labels: labels[found[1]], text) for key, text in rules[raised]["annotations"].items()}
             expected[raised] = [{"exp_labels": labels | rules[raised]["labels"], "exp_annotations": told}]
         cases.append(
             {
                 "name": raised or "ordinary traffic",
                 "interval": "15s",
-                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "input_series": [{"series": name, "values": values} for name, values in series.items() if values],
                 "alert_rule_test": [{"eval_time": "1h", "alertname": alert, "exp_alerts": alerts} for alert, alerts in expected.items()],
             }
         )
@@ -266,8 +304,20 @@ def test_each_alarm_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_list_of_what_is_installed_is_the_lock(tmp_path: Path) -> None:
-    done = run("cyclonedx-py", "requirements", "requirements_serve.txt", "--output-reproducible", "--output-format", "JSON", "--output-file", str(tmp_path / "list.json"))
-    assert done.returncode == 0, done.stderr
-    listed = {(one["name"], one.get("version")) for one in json.loads((tmp_path / "list.json").read_text())["components"]}
-    assert listed == set(re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", (PROJECT / "requirements_serve.txt").read_text(), re.M))
+@pytest.mark.parametrize("fetched", [True, False], ids=["with the page's engine", "without it"])
+def test_the_list_of_what_is_delivered_is_the_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: bool) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    import sbom
+
+    monkeypatch.setattr(sbom, "ENGINE", tmp_path if fetched else tmp_path / "vendor")
+    monkeypatch.setattr(sys, "argv", ["sbom.py", str(tmp_path / "dist" / "list.json")])
+    sbom.main()
+    listed = json.loads((tmp_path / "dist" / "list.json").read_text())
+    python = {f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", (PROJECT / "requirements_serve.txt").read_text(), re.M)}
+    lock = json.loads((PROJECT / "package-lock.json").read_text())["packages"]
+    engine = {f"pkg:npm/{path.removeprefix('node_modules/').replace('@', '%40')}@{one['version']}" for path, one in lock.items() if path and not one.get("dev")}
+    assert {one["purl"] for one in listed["components"]} == python | (engine if fetched else set())
+    wanted = json.loads((PROJECT / "package.json").read_text())["dependencies"]
+    assert {f"pkg:npm/{name}@{version}" for name, version in wanted.items()} <= engine and not [purl for purl in engine if "axe-core" in purl]
+    (whole,) = [one for one in listed["dependencies"] if one["ref"] == listed["metadata"]["component"]["bom-ref"]]
+    assert set(whole["dependsOn"]) == {one["bom-ref"] for one in listed["components"]}

@@ -30,6 +30,11 @@ def test_every_relative_link_leads_somewhere(path: Path) -> None:
     assert not [link for link in local if not (path.parent / link).exists()]
 
 
+def test_security_names_every_lock_that_is_audited() -> None:
+    locks = {path.name for path in (*PROJECT.glob("requirements*.txt"), PROJECT / "package-lock.json")}
+    assert set(re.findall(r"`(requirements\w*\.txt|package-lock\.json)`", (PROJECT / "SECURITY.md").read_text())) == locks
+
+
 def test_citation_is_well_formed_and_of_this_version() -> None:
     assert subprocess.run(["check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"], cwd=PROJECT).returncode == 0
     citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())

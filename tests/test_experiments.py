@@ -64,7 +64,7 @@ def test_the_table_shows_what_tells_experiments_apart_and_what_came_of_them(grid
     assert {name: (row["architecture"], float(row["lr0"]), row["state"]) for name, row in rows.items()} == {
         "grid-2": ("yolo26n", 0.01, "done"),
         "grid-3": ("yolo11n", -1, "failed"),
-        "main": ("yolo11n", 0.002, "done"),
+        "main": ("yolo11n", 0.0008, "done"),
     }, grid.run("dvc", "queue", "logs", "grid-2", check=False).stdout
     assert rows["grid-2"]["valid"] and rows["grid-2"]["mAP50"]
     assert not rows["grid-3"]["valid"] and not rows["grid-3"]["mAP50"], "DVC gives a failed experiment the metrics of its commit"
@@ -72,6 +72,25 @@ def test_the_table_shows_what_tells_experiments_apart_and_what_came_of_them(grid
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("parallel.png", "curves.png"))
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/png;base64") == 2 and "http" not in page
+
+
+def test_the_trials_of_a_sweep_stand_in_the_same_table(grid: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal as `emodetect sweep` writes it; what its trainings would give is made up."""
+    from emodetect import sweep as module
+    from emodetect.training import Hyperparameters
+
+    outcomes = iter([module.Outcome({"valid": 0.625}, {"metrics/mAP50-95": [0.5, 0.625]}), module.Outcome({}, {}, failure="the loss was lost.")])
+    monkeypatch.setattr(module, "run_trial", lambda *given: next(outcomes))
+    fixed = module.Fixed("", "", "", "", "yolo11s", Hyperparameters(), seed=0, threads=1, device="cpu", missing_emotions="refuse")
+    space = {"train.lr0": module.declared_values("train.lr0", {"low": 0.001, "high": 0.01, "log": True})}
+    trials = module.sweep(fixed, space, tmp_path / "made.journal", trials=2)
+    done = emodetect(grid, "experiments", "--sweep", str(tmp_path / "made.journal"), "--csv", str(tmp_path / "table.csv"))
+    assert done.returncode == 0 and "made-1: the loss was lost." in done.stdout.splitlines(), done.stdout
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert {row["name"] for row in rows} == {"main", "grid-2", "grid-3", "made-0", "made-1"} and rows[0]["name"] == "made-0", "the best first"
+    found = rows[0]["architecture"], float(rows[0]["lr0"]), float(rows[0]["valid"]), rows[0]["mAP50"], rows[0]["state"]
+    assert found == ("yolo11s", trials[0].parameters["train.lr0"], 0.625, "", "done")
+    assert next(row["state"] for row in rows if row["name"] == "made-1") == "failed"
 
 
 def test_a_failed_member_leaves_a_log_that_says_why(grid: Copy) -> None:

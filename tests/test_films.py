@@ -47,11 +47,13 @@ def test_faces_keep_their_tracks_through_a_film(pipeline: Copy, film: Path, tmp_
     assert walker[-1] - walker[0] > 30 and abs(sitter[-1] - sitter[0]) < 10
     assert sum(frame.picture.shape == (160, 240, 3) for frame in film_frames(tmp_path / "out" / "annotated.mp4")) == FRAMES
     assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG") and done.stdout.splitlines()[0].startswith("track 1")
+    told = [int(found[1]) for line in done.stderr.splitlines() if (found := re.search(rf"frames followed: (\d+) of {FRAMES}\b", line))]
+    assert len(told) == len(done.stderr.splitlines()) > 10 and told == sorted(told) and told[-1] == FRAMES and "frames followed" not in done.stdout
 
 
 def test_a_film_that_was_cut_off_is_followed_to_its_end(pipeline: Copy, film: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.avi").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    done = emodetect("track", str(tmp_path / "cut.avi"), "--out", str(tmp_path / "out"), cwd=pipeline.folder)
+    done = emodetect("track", str(tmp_path / "cut.avi"), "--out", str(tmp_path / "out"), "--quiet", cwd=pipeline.folder)
     told = re.fullmatch(re.escape(f"emodetect: {tmp_path / 'cut.avi'}: ") + r"(\d+) of about 24 frames can be decoded; it was cut off or is damaged, get it anew\.\n", done.stderr)
     assert done.returncode == 1 and told and int(told[1]) == len(list(film_frames(tmp_path / "out" / "annotated.mp4"))), done.stderr
     assert FRAMES / 4 < len(list(film_frames(tmp_path / "out" / "annotated.mp4"))) < FRAMES

@@ -82,6 +82,9 @@ def test_params_yaml_is_composed_from_configs(tmp_path: Path) -> None:
 def test_limits_are_those_of_parameters_and_hold() -> None:
     given = flatten(PARAMETERS)
     assert LIMITS.keys() <= given.keys() and all(low <= given[name] <= high for name, (low, high) in LIMITS.items())
+    elsewhere = {"train", "model", "data", *COMMANDS}
+    numbers = {name for name, value in given.items() if type(value) in (int, float) and name.split(".")[0] not in elsewhere}
+    assert numbers <= LIMITS.keys(), "a number of a stage has no limits"
 
 
 GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in (PROJECT / "configs").glob("*/*.yaml"))

@@ -1,4 +1,4 @@
-"""The stage prepare, killed at five moments drawn from a seed and run again."""
+"""The stage prepare, killed at ten moments drawn from a seed and run again."""
 
 import random
 import subprocess

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from conftest import PROJECT, Copy
-from emodetect.detector import FINDER_KEY, NEVER, SETTINGS, Detection, decode_picture, letterbox, load_detector, upright
+from emodetect.detector import FINDER_KEY, NEVER, SETTINGS, Detection, decode_picture, letterbox, load_detector, to_tensor, upright
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
 from emodetect.stand_in import write_stand_in
@@ -54,24 +54,15 @@ def upload(name: str, content: bytes) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as the pipeline exports it, untrained but wide awake: its answers differ from face to face, and some are uncertain."""
-    import torch
-
     from emodetect.export import describe, export_onnx
+    from emodetect.stand_in import awaken
     from emodetect.weights import fetch_pinned
     from emodetect.yolo import build_model, fix_randomness
 
     folder = tmp_path_factory.mktemp("model")
     fetch_pinned(YUNET, folder / "yunet.onnx")
     fix_randomness(0, 2)
-    network = build_model("yolo11n").train()
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = 1.0  # one look at some faces sets its mean and variance
-    squares = np.stack([letterbox(draw_picture("train", index, 0)[0], 64)[0] for index in range(32)])
-    network(torch.from_numpy(squares.transpose(0, 3, 1, 2)).float() / 255)
-    for layers in network.eval().model[-1].cv3:
-        torch.nn.init.normal_(layers[-1].weight, std=0.02)
-        torch.nn.init.zeros_(layers[-1].bias)
+    network = awaken(build_model("yolo11n"), to_tensor([letterbox(draw_picture("train", index, 0)[0], 64)[0] for index in range(32)]))
     export_onnx(network, folder / "model.onnx", describe(64, {"mode": "faces", "share": 0.5, "reject": 0.4, "temperature": 0.05}), finder=(folder / "yunet.onnx").read_bytes())
     return folder / "model.onnx"
 
@@ -528,7 +519,8 @@ def test_without_engine_or_model_the_server_answers_and_the_page_says_so(visit: 
     assert "letter.png: is not a picture" in visit.status
 
 
-def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> None:
+def ask_for_consent(visit: Visit) -> object:
+    """Choose a picture before it is known that the server looks at it; the button that sends it."""
     waiting = []
     visit.page.route("**/vendor/**", lambda route: waiting.append(route))
     visit.open("loading").agree()
@@ -538,6 +530,11 @@ def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> Non
     waiting[0].fulfill(status=404)
     send = visit.page.locator(".consent button")
     send.wait_for()
+    return send
+
+
+def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> None:
+    send = ask_for_consent(visit)
     assert not [request for request in visit.sent if request.method == "POST"]
     send.click()
     visit.says("mine.png: 1 face")
@@ -597,56 +594,105 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_memory(context: object
 
 
 CHECK = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+with_axe = pytest.mark.skipif(not AXE.exists(), reason="axe is not here; fetch it with `make web`")
+seen_as = pytest.mark.parametrize(("width", "colours"), [(320, "dark"), (1100, "light")])
+
+
+def show_as(page: object, width: int, colours: str) -> None:
+    """Let a page be seen at a width and in light or dark colours."""
+    page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": 800})
+
+
+def check(page: object, state: str) -> None:
+    """Axe finds nothing on a page, and nothing is cut off."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text())  # past the page's policy, as a browser's own tools are
+    found = page.evaluate(CHECK)["violations"]
+    assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found], state
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
 
 
 @in_browser
-@pytest.mark.skipif(not AXE.exists(), reason="axe is not here; fetch it with `make web`")
-@pytest.mark.parametrize(("width", "colours"), [(320, "dark"), (1100, "light")])
+@with_axe
+@seen_as
 def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, context: object, width: int, colours: str) -> None:
-    visit.page.emulate_media(color_scheme=colours, reduced_motion="reduce")
-    visit.page.set_viewport_size({"width": width, "height": 800})
+    show_as(visit.page, width, colours)
     visit.open()
-    visit.page.evaluate(AXE.read_text())  # past the page's policy, as a browser's own tools are
-
-    def check(state: str) -> None:
-        found = visit.page.evaluate(CHECK)["violations"]
-        assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found], state
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
-
-    check("notice")
+    check(visit.page, "notice")
     keyed = visit.page.context.new_page()
-    keyed.set_viewport_size({"width": width, "height": 800})
+    show_as(keyed, width, colours)
     keyed.route("**/v1/model", lambda route: route.fulfill(status=401))
     keyed.goto(visit.address)
     keyed.get_by_label(TEXTS["key"], exact=True).wait_for()
-    keyed.evaluate(AXE.read_text())
-    assert not keyed.evaluate(CHECK)["violations"] and keyed.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    check(keyed, "a key is wanted")
     keyed.close()
     visit.agree().page.click("#about summary")
-    check("empty")
+    check(visit.page, "empty")
     visit.show(upload("letter.png", b"no picture"), *[upload(f"{index}.png", encode(drawn(index))) for index in (SCENE, PORTRAIT, 0)])
-    check("results")
+    check(visit.page, "results")
     assert visit.page.evaluate("getComputedStyle(document.querySelector('.result')).animationName") == "none", "motion is reduced"
     visit.page.click("#camera")
     visit.says(TEXTS["camera.refused"])
-    check("a camera that may not be used")
+    check(visit.page, "a camera that may not be used")
     context.grant_permissions(["camera"])
     visit.page.click("#camera")
     visit.page.locator("#live .face").nth(1).wait_for()
     visit.page.locator("#rate", has_text="frames per second").wait_for()
-    check("the camera at work")
+    check(visit.page, "the camera at work")
     visit.page.click("#camera")
-    check("the camera stopped")
+    check(visit.page, "the camera stopped")
     context.clear_permissions()
     context.set_offline(True)
     visit.show(upload("offline.png", encode(drawn(PORTRAIT))))
-    check("offline")
+    check(visit.page, "offline")
     context.set_offline(False)
     gone = Visit(context, visit.address).refuse("**/vendor/**").refuse("**/healthz", 503).open("none").agree()
-    gone.page.set_viewport_size({"width": width, "height": 800})
+    show_as(gone.page, width, colours)
     gone.show(upload("mine.png", encode(drawn(PORTRAIT))))
-    gone.page.evaluate(AXE.read_text())
-    assert not gone.page.evaluate(CHECK)["violations"] and gone.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nobody can look"
+    check(gone.page, "nobody can look")
+
+
+@with_axe
+@seen_as
+def test_axe_finds_nothing_where_the_server_looks_at_pictures(visit: Visit, context: object, width: int, colours: str) -> None:
+    show_as(visit.page, width, colours)
+    send = ask_for_consent(visit)
+    check(visit.page, "consent")
+    send.click()
+    visit.says("mine.png: 1 face").show(upload("scene.png", encode(drawn(SCENE))), upload("letter.png", b"no picture"))
+    assert visit.page.get_attribute("#engine", "data-engine") == "server" and visit.page.locator("#results .face").count() > 1
+    check(visit.page, "results of the server")
+    context.grant_permissions(["camera"])
+    visit.page.click("#camera")
+    visit.page.locator("#live .face").nth(1).wait_for()
+    check(visit.page, "the camera at work with the server")
+    context.clear_permissions()
+    other = Visit(context, visit.address).refuse("**/vendor/**").open("server")
+    show_as(other.page, width, colours)
+    check(other.page, "the notice names the server")
+    other.page.close()
+
+
+def test_what_a_translation_lacks_is_in_english(visit: Visit) -> None:
+    polish = {"subtitle": "Twarze na zdjęciu", "notice.agree": "Rozumiem", "status.looking": "patrzę …"}
+    visit.page.route("**/texts.json", lambda route: route.fulfill(json={"en": TEXTS, "pl": polish}))
+    visit.page.add_init_script("Object.defineProperty(navigator, 'languages', { value: ['pl'] })")
+    visit.refuse("**/vendor/**").open("server")
+    assert visit.page.get_attribute("html", "lang") == "pl" and visit.page.inner_text("#agree") == "Rozumiem" and visit.page.inner_text("header p") == "Twarze na zdjęciu"
+    assert visit.page.inner_text("#notice-title") == TEXTS["notice.title"] and visit.page.inner_text("#engine strong") == TEXTS["engine.server"]
+    visit.agree().show(upload("scene.png", encode(drawn(SCENE))))
+    count = len(visit.faces)
+    assert 1 < count < 5, "Polish has a form of its own for two to four, which English lacks"
+    assert visit.status.startswith(f"scene.png: {count} faces. ")
+    visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status.startswith("mine.png: 1 face. ")
+
+
+def test_what_stands_in_the_page_itself_is_the_text_of_its_key() -> None:
+    """Without scripts nobody fetches texts.json, so that the sentence for those without is there twice."""
+    own = dict(re.findall(r'data-text="([^"]+)"[^>]*>([^<]+)<', (WEB / "index.html").read_text()))
+    assert own == {"noscript": TEXTS["noscript"]}
 
 
 def test_every_text_stands_in_one_file(visit: Visit) -> None:

@@ -259,7 +259,7 @@ def test_a_pipeline_killed_half_way_stops_whole_and_is_run_again(pipeline: Copy)
         ({"data": {"source": "kagle"}}, "fetch", "data.source is 'kagle'"),
         ({"model": {"architecture": "yolo99"}}, "train", "model.architecture 'yolo99' is unknown"),
         ({"train": {"lr0": -1.0}}, "train", "lr0 is -1.0; give a value from"),
-        ({"export": {"max_score_difference": -1.0}}, "export", "the exported model does not answer as the checkpoint does"),
+        ({"export": {"max_score_difference": 0.0}}, "export", "the exported model does not answer as the checkpoint does"),
         ({"evaluate": {"split": "night"}}, "evaluate", "the split 'night'"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,
@@ -317,6 +317,14 @@ def empty_split(data: Path) -> str:
     return "data/raw/test: has no picture"
 
 
+DEFECTS = {
+    "class 8": "label_wrong_class",
+    "four numbers": "label_missing_columns",
+    "NaN": "label_not_a_number",
+    "outside": "label_out_of_frame",
+    "truncated": "picture_truncated",
+    "empty split": "split_empty",
+}
 FAULTS = {
     "class 8": break_label("8 .5 .5 .5 .5"),
     "four numbers": break_label("3 .5 .5 .5"),
@@ -338,6 +346,8 @@ def test_bad_data_stop_the_stage_with_one_sentence(pipeline: Copy, name: str) ->
         named = FAULTS[name](raw)
         done = pipeline.stage("prepare")
         assert not prepared.exists(), "nothing half-prepared is left"
+        counts = json.loads((pipeline.folder / "reports" / "prepare" / "check.json").read_text())["counts"]
+        assert counts[DEFECTS[name]] == 1, "the whole list is there when the stage refuses"
     finally:
         pipeline.run("git", "checkout", "--quiet", "--", ".")
         pipeline.run("dvc", "checkout", "--force")

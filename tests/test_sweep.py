@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,11 +87,22 @@ def test_the_best_again_composes_to_what_the_trial_had(tmp_path: Path) -> None:
     assert composed == given
 
 
-def test_a_lost_worker_loses_no_trial_and_none_ends_twice(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def running_cluster(workers: int) -> Iterator[str]:
+    """The address of a Dask cluster that is not the sweep's own, as a user starts one."""
+    from distributed import LocalCluster
+
+    options = {"host": "127.0.0.1", "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+    with LocalCluster(n_workers=workers, threads_per_worker=1, **options) as running:
+        yield running.scheduler_address
+
+
+@pytest.mark.parametrize("by_address", [False, True], ids=["our own", "an address"])
+def test_a_lost_worker_loses_no_trial_and_none_ends_twice(by_address: bool, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers; one is killed while trial 1 waits, after its first epoch, to hear whether to go on; trial 2 hears that it shall not."""
     fixed, space, killed = read_fixed(project), read_space(project / "space.yaml"), []
     decide = module._promising
-    with cluster(workers=2) as client:
+    with running_cluster(2) if by_address else nullcontext("") as scheduler, cluster(scheduler, workers=2) as client:
 
         def killing(study: object, number: int, curve: list[float]) -> bool:
             if number == 1 and not killed:
@@ -176,12 +189,9 @@ def test_our_own_cluster_listens_on_this_machine_alone_and_takes_no_stranger(pro
 
 
 def test_a_running_scheduler_is_used(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from distributed import LocalCluster
-
-    options = {"host": "127.0.0.1", "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
-    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as running:
+    with running_cluster(1) as address:
         monkeypatch.chdir(project)
-        assert main(["sweep", "space.yaml", "--trials", "1", "--scheduler", running.scheduler_address, "--study", str(tmp_path / "s.journal")]) == 0
+        assert main(["sweep", "space.yaml", "--trials", "1", "--scheduler", address, "--study", str(tmp_path / "s.journal")]) == 0
     assert capsys.readouterr().out.startswith("trial 0: complete, ") and read_study(tmp_path / "s.journal")[0].state == "done"
 
 

@@ -8,12 +8,64 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import PROJECT, Copy
 from emodetect.gates import OUTCOMES_FILE
 from emodetect.outcomes import Outcome, write_outcomes
+
+IMPORTED = """
+import io, json, runpy, sys, types
+from contextlib import redirect_stdout
+from pathlib import Path
+
+faults, paths, usual, peer = {}, [Path(each) for each in sys.argv[1:]], sys.path[1:], types.ModuleType("fer.fer")
+peer.FER = object
+sys.modules |= {"fer": types.ModuleType("fer"), "fer.fer": peer}  # `make peer` has it in an environment of its own
+for path in paths:
+    takes_arguments = "ArgumentParser(" in path.read_text()
+    sys.path[:], sys.argv, said = [str(path.parent), *usual], [str(path), "--help"], io.StringIO()
+    try:
+        with redirect_stdout(said):
+            runpy.run_path(str(path), run_name="__main__" if takes_arguments else "imported")
+        ended = "it went on after --help" if takes_arguments else ""
+    except SystemExit as error:
+        ended = "" if takes_arguments and not error.code and said.getvalue().startswith("usage: ") else f"exited with {error.code}"
+    except Exception as error:
+        ended = repr(error)
+    faults |= {path.name: ended} if ended else {}
+print(json.dumps(faults))
+"""
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_every_benchmark_and_tool_can_be_started(folder: str, tmp_path: Path) -> None:
+    """Each as it is run, up to where its work begins: with --help where it takes arguments, imported otherwise."""
+    from emodetect.yolo import build_model, save_checkpoint
+
+    paths = sorted((PROJECT / folder).glob("*.py"))
+    save_checkpoint(build_model("yolo11n"), tmp_path / "model.pt", "yolo11n", 64)
+    command = [sys.executable, "-c", IMPORTED, *map(str, paths)]
+    done = subprocess.run(command, cwd=PROJECT, env=os.environ | {"CHECKPOINT": str(tmp_path / "model.pt")}, capture_output=True, text=True, timeout=240)  # the plain server's
+    assert len(paths) > 3 and done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {}
+
+
+def test_both_precisions_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    import gpu
+
+    figures = {"fp32": [0.5, 0.51, 0.52], "bf16": [0.6, 0.61, 0.64]}
+
+    def run(what: str, **task: Any) -> tuple[dict[str, float], float]:
+        return {"map50_95": figures[task["precision"]][task["seed"]]}, 1.0
+
+    monkeypatch.setattr(gpu, "run", run)
+    found = gpu.accuracy({"data": "here"}, 3)
+    low, high = found["bf16_less_fp32"]["interval"]
+    assert found["map50_95"] == figures and found["bf16_less_fp32"]["mean"] == 0.1067 and 0.07 < low < 0.1067 < high < 0.14
 
 
 def test_lagging_stages_are_named(new_copy: Callable[[], Copy]) -> None:
@@ -50,6 +102,23 @@ def test_comparison_names_parameters_outputs_and_figures(new_copy: Callable[[], 
     assert told.splitlines()[-2].endswith("| better |") and "| 0.700 | 0.900 | +0.200" in told
     assert "train.epochs" in told and f"| models/emodetect.pt | {digest[:12]} | ffffffffffff |" in told and "map50" in told
     assert (copy.folder / "reports" / "comparison.md").read_text() + "\n" == told
+
+
+def test_goals_are_held_against_the_figures_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    import goals
+
+    shutil.copytree(goals.PROJECT / "reports" / "benchmarks", tmp_path / "reports" / "benchmarks")
+    monkeypatch.setattr(goals, "PROJECT", tmp_path)
+    place, aims = tmp_path / "reports" / "benchmarks" / "data.json", []
+    for ratio in (1.25, 1.26):
+        place.write_text(json.dumps(json.loads(place.read_text()) | {"prepare_to_least": ratio, "ultralytics_to_prepare": 4 - ratio}))
+        aims.append({goal.what: goal.reached for goal in goals.goals() if goal.command == "bench-data"})
+    assert [list(some.values()) for some in aims] == [[True, False], [False, False]]
+    goals.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(goals.goals()) and printed[0].split()[:4] == ["missed", "1.26", "≤", "1.25"]
+    assert {goal.command for goal in goals.goals()} <= {line.split(":")[0] for line in (PROJECT / "Makefile").read_text().splitlines()}
 
 
 def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,16 @@
 
 import errno
 import json
+import pickle
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,16 @@ from ultralytics.data import base as ultralytics_data
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from emodetect import training
-from emodetect.core import DataError, EmodetectError, ModelError, ParameterError, sha256_file
+from emodetect.core import DataError, ModelError, ParameterError, fingerprint, sha256_file
 from emodetect.manifest import MANIFEST, read_manifest
 from emodetect.prepare import prepare
 from emodetect.sample import write_sample
+from emodetect.stages import LIMITS
 from emodetect.trainer import Epoch, Run, Snapshots, Trainer
-from emodetect.training import Hyperparameters, Trained, check_trainable, dependencies, find_device, train, ultralytics_arguments
+from emodetect.training import RANGES, Hyperparameters, Trained, check_trainable, dependencies, find_device, train, ultralytics_arguments
 from emodetect.yolo import build_model, data_file, fix_randomness, load_checkpoint
 from tests.repro_check import RUNS, verdict
-from tests.soak import EPOCHS, Target
+from tests.soak import CHANGE, EPOCHS, Target
 
 SEED = 5  # of the moments at which something is killed
 TINY = {"image_size": 64, "epochs": 3, "batch": 8}
@@ -38,12 +42,32 @@ class Killed(Exception):
     """As if the process had ended."""
 
 
+def killed_after(last: int, told: list[Epoch] | None = None) -> Callable[[Epoch], None]:
+    """What ends a training once so many epochs are told."""
+
+    def hear(epoch: Epoch) -> None:
+        if told is not None:
+            told.append(epoch)
+        if epoch.number == last:
+            raise Killed
+
+    return hear
+
+
+def state_of(snapshot: Path) -> dict[str, Any]:
+    """What a training goes on with, from its snapshot."""
+    run = Run({}, Snapshots(snapshot))
+    run.load()
+    return run.state
+
+
 class Place:
     """A small prepared data set, and a folder for what is trained on it."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data = folder, data
         self.weights, self.snapshot = folder / "none.pt", folder / "snapshots" / "train.pt"
+        folder.mkdir(exist_ok=True)
         self.weights.touch()
 
     def train(self, name: str, values: dict[str, Any] | None = None, on_epoch: Callable[[Epoch], None] = lambda epoch: None, **options: Any) -> Trained:
@@ -70,15 +94,19 @@ def place(tmp_path: Path, data: Path) -> Place:
 
 
 def test_stage_that_was_killed_leaves_the_same_bits_and_never_goes_on_with_another_run(tmp_path: Path) -> None:
-    chance, target = random.Random(SEED), Target(tmp_path)
+    """Killed while it trains otherwise; then thrice: while it starts, in the middle, and when all epochs are over but not the stage."""
+    chance, target, printed = random.Random(SEED), Target(tmp_path), ""
     target.copy.change({"train": {"lr0": 0.003}})
-    target.kill(1, 0)
-    target.copy.change({"train": {"lr0": 0.002}})
-    target.kill(1 + chance.randrange(2), chance.random())
-    assert "starts anew: the snapshot scratch/snapshots/train.pt is of another run: lr0 was 0.003 and is 0.002" in target.printed
-    left = target.snapshot.exists()
+    assert target.kill(1, 0)
+    target.copy.change(CHANGE)
+    for moment in ((0, chance.random() / 2), (1 + chance.randrange(2), chance.random()), (EPOCHS, 0)):
+        assert target.kill(*moment), f"the stage ended before it could be killed at {moment}"
+        printed += target.printed
+    assert "starts anew: the snapshot scratch/snapshots/train.pt is of another run: lr0 was 0.003 and is 0.002" in printed
+    gone_on = "goes on after epoch {} of {}: scratch/snapshots/train.pt is a snapshot of this very run"
+    assert any(gone_on.format(epoch, EPOCHS) in target.printed for epoch in range(1, EPOCHS)) and target.snapshot.exists()
     target.finish()
-    assert left == (f"of {EPOCHS}: scratch/snapshots/train.pt is a snapshot of this very run" in target.printed)
+    assert gone_on.format(EPOCHS, EPOCHS) in target.printed
     assert target.outputs() == target.expected and not target.snapshot.exists()
 
 
@@ -140,6 +168,44 @@ def test_every_epoch_can_be_gone_on_from(place: Place, values: dict[str, Any]) -
         assert len(whole.epochs) < values["epochs"] and any(epoch.metrics["metrics/mAP50"] for epoch in whole.epochs)
 
 
+def test_frozen_layers_keep_what_they_had_and_the_others_learn(place: Place) -> None:
+    fix_randomness(0, 2)
+    model = build_model("yolo11n")
+    before, learning = {name: tensor.clone() for name, tensor in model.state_dict().items()}, {name for name, each in model.named_parameters() if each.requires_grad}
+    place.train("a.pt", {"epochs": 1, "freeze": 2}, snapshots=Snapshots(place.snapshot))
+    after = state_of(place.snapshot)["model"]
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {name.split(".")[1] for name in changed & learning} == {name.split(".")[1] for name in learning} - {"0", "1"}
+    assert not [name for name in changed if name.startswith(("model.0.", "model.1."))], "nor do their running means move"
+
+
+def test_class_weights_move_rare_classes_further(place: Place) -> None:
+    """One step of plain gradient descent: what it moves in a class's row of the last layers is the gradient, which the weight multiplies."""
+    data = Path(shutil.copytree(place.data, place.folder / "unbalanced"))
+    for number, path in enumerate(sorted((data / "train" / "labels").iterdir())):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{emotion if number % 3 else 0} {' '.join(box)}\n" for emotion, *box in lines))
+    emotions = [int(line.split()[0]) for path in (data / "train" / "labels").iterdir() for line in path.read_text().splitlines()]
+    counts = torch.bincount(torch.tensor(emotions), minlength=8)
+    assert counts.min() > 0 and counts.max() >= 3 * counts.min()
+    fix_randomness(0, 2)
+    before = build_model("yolo11n").state_dict()
+    rows = [name for name in before if re.fullmatch(r"model\.\d+\.cv3\.\d\.2\.weight", name)]
+    one_step = {"epochs": 1, "batch": 24, "optimizer": "SGD", "lr0": 0.1, "weight_decay": 0.0, "warmup_epochs": 0.0}
+
+    def moved(power: float) -> torch.Tensor:
+        """How far each class's rows went."""
+        own = Place(place.folder / str(power), data)
+        own.train("a.pt", one_step | {"class_weight_power": power}, snapshots=Snapshots(own.snapshot))
+        after = state_of(own.snapshot)["model"]
+        return torch.cat([(after[name] - before[name]).flatten(1) for name in rows], dim=1).norm(dim=1)
+
+    plain = moved(0.0)
+    for power in (0.5, 1.0):
+        further = moved(power) / plain * counts**power
+        assert len(rows) == 3 and torch.allclose(further / further.mean(), torch.ones(8), rtol=0.01)
+
+
 def test_pictures_and_boxes_are_those_that_ultralytics_would_show(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     class Plain(Trainer):
         build_dataset = DetectionTrainer.build_dataset
@@ -192,7 +258,7 @@ def test_model_without_suppression_goes_on_with_its_two_losses(place: Place) -> 
     assert place.hash("parts.pt") == place.hash("whole.pt")
 
 
-def test_repro_check_tells_the_same_from_the_different(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repro_check_tells_the_same_from_the_different(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def clone(name: str, seed: int, device: str = "cpu") -> None:
         folder = place.folder / name
         trained = place.train(f"{name}/models/emodetect.pt", {"epochs": 1}, seed=seed)
@@ -211,8 +277,14 @@ def test_repro_check_tells_the_same_from_the_different(place: Place, capsys: pyt
     printed = capsys.readouterr().out
     assert "DIFFERENT" in printed and "the second run is apart by at most 0 in a figure and 0 in a weight" in printed and "NOT THE SAME BITS on the device cpu" in printed
     assert "the killed run is apart by at most 0 in" not in printed
-    clone("first", seed=0, device="0")
-    assert verdict(place.folder) == 0 and "where only a tolerance can be told" in capsys.readouterr().out
+    for device in ("0", "auto"):
+        clone("first", seed=0, device=device)
+        with monkeypatch.context() as one_gpu:
+            one_gpu.setattr(torch.cuda, "device_count", lambda: 1)
+            assert verdict(place.folder) == 0 and "NOT THE SAME BITS on the device 0, where only a tolerance can be told" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert verdict(place.folder) == 1 and "NOT THE SAME BITS on the device cpu\n" in capsys.readouterr().out, "auto took the CPU, which promises bits"
 
 
 def test_snapshots_now_and_then_and_none(place: Place) -> None:
@@ -244,6 +316,76 @@ def test_process_of_a_gpu_gets_the_whole_run(place: Place) -> None:
     run.load()
     whole = load_checkpoint(place.folder / "whole.pt")[0].state_dict()
     assert run.finished and len(run.epochs) == 3 and all(torch.equal(whole[name], tensor.to(whole[name].dtype)) for name, tensor in run.best.items())
+
+
+class Elsewhere:
+    """As Ultralytics with several GPUs: the training runs elsewhere and leaves a snapshot; if it shall end after some epochs, a process of it ends with an error."""
+
+    ddp, epochs = True, 2
+
+    def __init__(self, overrides: dict[str, Any], _callbacks: dict[str, list[Run]]) -> None:
+        self.overrides, (self.run,) = overrides, _callbacks["run"]
+
+    def train(self) -> None:
+        run = pickle.loads(pickle.dumps(self.run))
+        run.on_epoch = killed_after(self.epochs)
+        if self.epochs:
+            trainer = Trainer(overrides=self.overrides, _callbacks=defaultdict(list, run=[run]))
+            trainer.model = self.model
+            with suppress(Killed):
+                trainer.train()
+        if not run.finished:
+            raise subprocess.CalledProcessError(1, "torchrun")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["a place for snapshots", "none"])
+def test_lost_process_of_a_gpu_loses_no_epoch(place: Place, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected: list[Epoch] = []
+    with pytest.raises(Killed):
+        place.train("alone.pt", on_epoch=killed_after(2, expected))
+    monkeypatch.setattr(training, "Trainer", Elsewhere)
+    told: list[Epoch] = []
+    with pytest.raises(ModelError) as caught:
+        place.train("lost.pt", on_epoch=told.append, snapshots=Snapshots(place.snapshot) if kept else None)
+    reason = r"a process of the GPUs cpu exited with 1 and says above why; lower train\.batch \(8\) if memory ran out, train\.lr0 \(0\.001\) if the loss was no number"
+    assert re.fullmatch(rf"{reason}; the weights of epoch [12], the best so far, stand in {re.escape(str(place.folder / 'lost.pt'))}\.", str(caught.value))
+    assert told == expected and place.hash("lost.pt") == place.hash("alone.pt")
+
+
+def test_processes_of_gpus_bring_back_what_one_process_gives(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = place.train("alone.pt")
+    monkeypatch.setattr(training, "Trainer", Elsewhere)
+    monkeypatch.setattr(Elsewhere, "epochs", TINY["epochs"] + 1)
+    told: list[Epoch] = []
+    assert place.train("together.pt", on_epoch=told.append) == alone and told == alone.epochs
+    assert place.hash("together.pt") == place.hash("alone.pt")
+
+
+def test_lost_process_of_a_gpu_leaves_nothing_of_another_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.train("other.pt", seed=1, snapshots=Snapshots(place.snapshot))
+    monkeypatch.setattr(training, "Trainer", Elsewhere)
+    monkeypatch.setattr(Elsewhere, "epochs", 0)
+    with pytest.raises(ModelError, match=r"if the loss was no number\.$"):
+        place.train("lost.pt", on_epoch=lambda epoch: pytest.fail("an epoch of another run was told"), snapshots=Snapshots(place.snapshot))
+    assert not (place.folder / "lost.pt").exists()
+
+
+NO_ROOM = (
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    "GET was unable to find an engine to execute this computation",
+)
+
+
+@pytest.mark.parametrize(("said", "refused"), [*((said, True) for said in NO_ROOM), ("mat1 and mat2 shapes cannot be multiplied", False)])
+def test_every_way_of_a_gpu_to_say_that_memory_ran_out_is_understood(place: Place, said: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def preprocess_batch(self: Trainer, batch: dict[str, Any]) -> dict[str, Any]:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Trainer, "preprocess_batch", preprocess_batch)
+    sentence = "memory ran out in epoch 1; lower train.batch (8) or model.image_size (64)." if refused else said
+    with pytest.raises(ParameterError if refused else RuntimeError, match=re.escape(sentence) + "$"):
+        place.train("a.pt")
 
 
 def test_loss_that_is_no_number_stops_before_it_reaches_the_weights(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,16 +458,35 @@ def test_devices_are_those_of_the_machine_and_share_the_batch(place: Place, monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert find_device("auto") == find_device("mps") == "mps"
+    refusal = "train.precision is 'bf16', but on the device mps only fp32 is computed; set train.precision to fp32, or train.device to cpu."
+    for device in ("auto", "mps"):
+        with pytest.raises(ParameterError, match=f"{re.escape(refusal)}$"):
+            place.train("a.pt", {"precision": "bf16"}, device=device)
 
 
-def test_data_that_changed_are_another_run(place: Place, tmp_path: Path) -> None:
-    def killed(epoch: Epoch) -> None:
-        raise Killed
-
+def test_data_that_changed_are_another_run(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`must` refuses; `auto`, the default when DVC runs the stage because the data changed, starts anew. Both name what was and what is."""
     with pytest.raises(Killed):
-        place.train("a.pt", on_epoch=killed, snapshots=Snapshots(place.snapshot))
+        place.train("a.pt", on_epoch=killed_after(1), snapshots=Snapshots(place.snapshot))
     write_sample(tmp_path / "raw", {"train": 24, "valid": 8, "test": 8}, seed=3)
     prepare(tmp_path / "raw", tmp_path / "other")
     other = Place(tmp_path, tmp_path / "other")
-    with pytest.raises(EmodetectError, match=r"is of another run: data was [0-9a-f]{16} and is [0-9a-f]{16}; mend that, or set train.resume to auto"):
+    was, now, before = fingerprint(place.data)[:16], fingerprint(other.data)[:16], sha256_file(place.snapshot)
+    reason = f"the snapshot {place.snapshot} is of another run: data was {was} and is {now}"
+    with pytest.raises(ParameterError, match=re.escape(f"{reason}; mend that, or set train.resume to auto")):
         other.train("a.pt", snapshots=Snapshots(place.snapshot, resume="must"))
+    assert was != now and sha256_file(place.snapshot) == before
+    capsys.readouterr()
+    other.train("b.pt", snapshots=Snapshots(place.snapshot, resume="auto"))
+    assert capsys.readouterr().err == f"starts anew: {reason}\n"
+    other.train("c.pt")
+    assert other.hash("b.pt") == other.hash("c.pt"), "nothing of the old run is in the new one"
+
+
+def test_the_documented_ranges_are_those_that_hold() -> None:
+    documented = {}
+    for line in (Path(__file__).parent.parent / "configs" / "train" / "quick.yaml").read_text().splitlines():
+        name, _, rest = line.partition(": ")
+        if found := re.search(r"(\S+) to ([^\s,:;]+)(?:[,:;]|$)", rest.partition("  # ")[2]):
+            documented[name] = tuple(map(float, found.groups()))
+    assert documented == {name: limits for name, limits in RANGES.items() if name != "image_size"} | {"seed": LIMITS["train.seed"]}

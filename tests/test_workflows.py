@@ -1,7 +1,10 @@
 """The workflows are well-formed, need no more rights than they use, and run what a user runs."""
 
+import os
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,78 @@ def test_actions_are_pinned_and_steps_are_make_targets(path: Path) -> None:
         for step in job.get("steps", []):
             assert "uses" in step or (step["run"].split()[0] == "make" and step["run"].split()[1] in targets), step
             assert "uses" not in step or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"]), step
+
+
+def jobs(path: Path) -> list[list[str]]:
+    """What the steps of each job of a workflow do, in their order."""
+    return [[step.get("run") or step["uses"].partition("@")[0] for step in job.get("steps", [])] for job in yaml.safe_load(path.read_text())["jobs"].values()]
+
+
+def test_who_runs_the_tests_has_the_programs_that_they_need() -> None:
+    testing = [steps for path in WORKFLOWS for steps in jobs(path) if "make test" in steps]
+    assert len(testing) >= 2 and all("make programs" in steps[: steps.index("make test")] for steps in testing)
+
+
+def test_what_takes_long_runs_at_night() -> None:
+    nightly = PROJECT / ".github" / "workflows" / "nightly.yml"
+    content = yaml.safe_load(nightly.read_text())
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", content[True]["schedule"][0]["cron"])  # YAML takes `on` for true
+    assert {"make repeat", "make repro-check", "make audit", "make attack", "make soak"} <= {step for steps in jobs(nightly) for step in steps}
+    assert all(0 < job["timeout-minutes"] <= 120 for job in content["jobs"].values())
+
+
+def test_what_is_delivered_comes_with_the_list_of_its_parts() -> None:
+    (steps,) = jobs(PROJECT / ".github" / "workflows" / "release.yml")
+    order = [steps.index(step) for step in ("make dist", "make sbom", "actions/attest-build-provenance", "make release")]
+    assert order == sorted(order), "the list is attested and published with the rest of dist"
+    images = yaml.safe_load((PROJECT / ".github" / "workflows" / "images.yml").read_text())["jobs"]["build"]["steps"]
+    assert [step.get("run") for step in images[-3:-1]] == ["make images", "make sbom"] and images[-1]["with"]["path"] == "dist/*.cdx.json"
+
+
+@pytest.fixture
+def make_with(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]:
+    """A function that runs make where no programs but some stand-ins are found, each written as a line of shell; what it printed, and what the stand-ins were told."""
+    told, bin_folder = tmp_path / "told", tmp_path / "bin"
+
+    def start(*arguments: str, **programs: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        shutil.rmtree(bin_folder, ignore_errors=True)
+        told.write_text("")
+        bin_folder.mkdir()
+        (bin_folder / "id").symlink_to(shutil.which("id"))
+        for name, line in programs.items():
+            program = bin_folder / name.replace("_", "-")
+            program.write_text(f'#!/bin/sh\necho "{program.name} $*" >> {told}\n{line}\n')
+            program.chmod(0o755)
+        (tmp_path / "venv").mkdir(exist_ok=True)
+        (tmp_path / "venv" / ".synced").touch()
+        done = subprocess.run([shutil.which("make"), f"VENV={tmp_path / 'venv'}", *arguments], cwd=PROJECT, env={"PATH": str(bin_folder)}, capture_output=True, text=True)
+        return done, told.read_text().splitlines()
+
+    return start
+
+
+def test_programs_that_tests_need_are_installed_where_they_are_missing(make_with: Callable) -> None:
+    done, told = make_with("programs", apt_get="", sudo='exec "$@"')
+    assert done.returncode == 0 and told[-1].startswith("apt-get install ") and told[-1].endswith(" chromium prometheus"), done.stderr
+    assert ("sudo" in "".join(told)) is (os.getuid() != 0)
+    done, told = make_with("programs", apt_get="", sudo='exec "$@"', google_chrome="")
+    assert done.returncode == 0 and told[-1].endswith(" prometheus") and "chromium" not in told[-1]
+    done, told = make_with("programs", apt_get="", chromium="", promtool="")
+    assert done.returncode == 0 and not told and "are here" in done.stdout
+    done, told = make_with("programs")
+    assert done.returncode == 0 and "chromium prometheus, the tests" in done.stdout
+    assert make_with("programs", apt_get="exit 100", sudo='exec "$@"')[0].returncode != 0
+
+
+def test_audit_asks_about_every_lock_and_names_what_failed(make_with: Callable) -> None:
+    locks = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
+    done, told = make_with("audit", pip_audit="", npm="")
+    assert done.returncode == 0 and [line.split()[-1] for line in told] == [*locks, "--omit=dev"], done.stderr
+    assert "requirements_fer.txt" in locks and all("--require-hashes" in line for line in told[:-1])
+    done, told = make_with("audit", pip_audit='case "$*" in *_fer.txt) exit 1;; esac', npm="exit 1")
+    assert done.returncode != 0 and len(told) == len(locks) + 1 and "for requirements_fer.txt package-lock.json" in done.stderr
+    done, told = make_with("audit", pip_audit="")
+    assert done.returncode == 0 and len(told) == len(locks) and "npm is not here" in done.stdout
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -1,4 +1,4 @@
-// Every text that the page shows stands in texts.json, once for each language; a new language is one more entry there.
+// Every text that the page shows stands in texts.json, once for each language; a new language is one more entry there, and what it lacks is shown in English.
 
 let texts = {}, numbers, language = "en";
 
@@ -6,7 +6,7 @@ let texts = {}, numbers, language = "en";
 export async function translate(page) {
   const all = await (await fetch("texts.json")).json();
   language = navigator.languages.map((one) => one.split("-")[0]).find((one) => one in all) ?? "en";
-  texts = all[language];
+  texts = { ...all.en, ...all[language] };
   numbers = new Intl.NumberFormat(language, { style: "percent" });
   page.documentElement.lang = language;
   for (const element of page.querySelectorAll("[data-text]")) element.textContent = say(element.dataset.text);
@@ -15,8 +15,11 @@ export async function translate(page) {
 /** The text of a key, with values for what stands in braces. */
 export const say = (key, values = {}) => texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
-/** How many faces there are, in words. */
-export const sayFaces = (count) => say(count === 0 ? "faces.none" : `faces.${new Intl.PluralRules(language).select(count)}`, { count });
+/** How many faces there are, in words; a form of the plural that has no text of its own is said as the other ones. */
+export function sayFaces(count) {
+  const key = count === 0 ? "faces.none" : `faces.${new Intl.PluralRules(language).select(count)}`;
+  return say(key in texts ? key : "faces.other", { count });
+}
 
 /** A share from 0 to 1 as percent. */
 export const percent = (share) => numbers.format(share);
