@@ -7,14 +7,18 @@ sent as forms over loopback by clients on the same machine, each of which asks a
 too ("whole picture"): at the size that the network was trained at, and at the 96 pixels of the pictures; a picture at a time; in 8 bits, and in 8 and 16 with OpenVINO, if it
 is installed; whether the stage export would take such a file, told to look at whole pictures, is written beside it.
 As delivered, it looks for faces first, which is more work ("service").
+Where wrk is installed, it asks some of them in the same way, and what it counts stands beside what these clients count; `python benchmarks/serve.py --wrk` does nothing else.
 What the image of the service holds, and how soon it is ready, is measured on what the instructions of its Dockerfile make in a folder.
 """
 
+import argparse
 import asyncio
 import importlib.util
 import io
 import json
 import os
+import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -50,6 +54,20 @@ WHOLE, SMALL = "whole picture", "whole picture, 96 px"
 CLIENTS = (1, 8, 32)
 SECONDS = float(os.environ.get("DURATION") or 3)
 ROUNDS, STARTS = 3, 5
+WRK = """
+local asked, number = {}, 0
+function init(files)
+  for _, name in ipairs(files) do
+    local file = io.open(name, "rb")
+    asked[#asked + 1] = file:read("*a")
+    file:close()
+  end
+end
+function request()
+  number = number % #asked + 1
+  return asked[number]
+end
+"""
 CHOICES = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), *((("openvino", "int8"), ("openvino", "bf16")) if importlib.util.find_spec("openvino") else ()))
 
 
@@ -160,6 +178,32 @@ async def saturate(url: str, pictures: list[bytes], clients: int, seconds: float
     return {"rate": round(len(waits) / took, 1), "p50_ms": round(float(middle), 2), "p99_ms": round(float(high), 2)}
 
 
+def by_wrk(url: str, pictures: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """The same, asked and counted by wrk (https://github.com/wg/wrk): pictures a second, and the milliseconds that 99 % wait at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        script, files = Path(folder) / "ask.lua", [Path(folder) / str(number) for number in range(len(pictures))]
+        script.write_text(WRK)
+        for file, picture in zip(files, pictures, strict=True):
+            file.write_bytes(request_of(picture))
+        options = ["--threads", "1", "--connections", str(clients), "--duration", f"{max(1, round(seconds))}s", "--latency"]
+        command = ["wrk", *options, "--script", str(script), url, "--", *map(str, files)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rate, high = re.search(r"Requests/sec: +([\d.]+)", told), re.search(r"99% +([\d.]+)(us|ms|s)", told)
+    assert rate and high and "Non-2xx" not in told and "Socket errors" not in told, told
+    return {"rate": float(rate[1]), "p99_ms": round(float(high[1]) * {"us": 0.001, "ms": 1, "s": 1000}[high[2]], 2)}
+
+
+def beside_wrk(running: Mapping[str, tuple[str, Any, float]], pictures: list[bytes]) -> dict[str, dict[str, float]]:
+    """What wrk and the clients of this benchmark count, three times in turns, of the servers that answer pictures of 96 pixels."""
+    found: dict[str, dict[str, float]] = {}
+    for name in (name for name in running if "96 px" in name):
+        url = running[name][0]
+        rounds = [(by_wrk(url, pictures, 32, SECONDS), asyncio.run(saturate(url, pictures, 32, SECONDS))) for _ in range(ROUNDS)]
+        middle = [{figure: statistics.median(one[who][figure] for one in rounds) for figure in ("rate", "p99_ms")} for who in (0, 1)]
+        found[name] = {"rate": round(middle[0]["rate"], 1), "p99_ms": round(middle[0]["p99_ms"], 2), "rate_to_these_clients": round(middle[0]["rate"] / middle[1]["rate"], 3)}
+    return {name: one | {"rate_to_plain": round(one["rate"] / found["plain, 96 px"]["rate"], 2)} for name, one in found.items()}
+
+
 async def overload(url: str, pictures: list[bytes], rate: float, seconds: float) -> dict[str, object]:
     """Ask at a rate, answered or not; the statuses, and the milliseconds that 99 % of the accepted wait at most."""
     waits, statuses, requests = [], Counter(), [request_of(picture) for picture in pictures]
@@ -228,8 +272,21 @@ def commands(folder: Path) -> tuple[dict[str, tuple[list[str], dict[str, str]]],
 
 def main() -> None:
     """Measure all servers in turn, print the ratios and write everything down."""
+    top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    top.add_argument("--wrk", action="store_true", help="only let wrk ask, and write what it counts beside what was measured last")
+    options = top.parse_args()
+    if options.wrk and not shutil.which("wrk"):
+        raise SystemExit("bench-serve: wrk is not installed; install it, such as by `apt install wrk`.")
     if not (MODEL.is_file() and CHECKPOINT.is_file()):
         raise SystemExit("bench-serve: there is no model; run `make pipeline` first.")
+    if options.wrk:
+        measured = json.loads(RESULT.read_text())
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            known = {name: each for name, each in commands(Path(folder))[0].items() if "96 px" in name}
+            measured["wrk"] = beside_wrk({name: stack.enter_context(started(command, **environment)) for name, (command, environment) in known.items()}, portraits())
+        print(json.dumps(measured["wrk"], indent=2))
+        RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+        return
     pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "rounds": ROUNDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
     with tempfile.TemporaryDirectory() as folder:
         measured["install_mb"], image = install_megabytes(Path(folder)), Path(folder) / "image"
@@ -239,6 +296,8 @@ def main() -> None:
         with ExitStack() as stack:
             running = {name: stack.enter_context(started(command, **environment)) for name, (command, environment) in known.items()}
             rounds = [_round(running, models, pictures) for _ in range(ROUNDS)]
+            if shutil.which("wrk"):
+                measured["wrk"] = beside_wrk(running, pictures)
             servers = measured["servers"] = {
                 name: {
                     level: {figure: round(statistics.median(one[name][level][figure] for one in rounds), 2) for figure in rounds[0][name][level]} for level in rounds[0][name]
