@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -540,6 +541,9 @@ def fails(*_: object) -> None:
 def test_whatever_goes_wrong_with_a_picture_the_next_ones_are_answered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, part: str, answered: bool
 ) -> None:
+    logger = logging.getLogger("emodetect.engine")  # its records go no further once a service has set up its logs in this process
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)
     with served(tmp_path) as (client, engine):
         with monkeypatch.context() as broken:
             broken.setattr(engine, part, fails)
