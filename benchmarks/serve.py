@@ -59,7 +59,7 @@ local asked, number = {}, 0
 function init(files)
   for _, name in ipairs(files) do
     local file = io.open(name, "rb")
-    asked[#asked + 1] = file:read("*a")
+    asked[#asked + 1] = wrk.format("POST", "/v1/predict", {["Content-Type"] = "multipart/form-data; boundary=line"}, file:read("*a"))
     file:close()
   end
 end
@@ -184,7 +184,7 @@ def by_wrk(url: str, pictures: list[bytes], clients: int, seconds: float) -> dic
         script, files = Path(folder) / "ask.lua", [Path(folder) / str(number) for number in range(len(pictures))]
         script.write_text(WRK)
         for file, picture in zip(files, pictures, strict=True):
-            file.write_bytes(request_of(picture))
+            file.write_bytes(request_of(picture).partition(b"\r\n\r\n")[2])
         options = ["--threads", "1", "--connections", str(clients), "--duration", f"{max(1, round(seconds))}s", "--latency"]
         command = ["wrk", *options, "--script", str(script), url, "--", *map(str, files)]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -198,6 +198,7 @@ def beside_wrk(running: Mapping[str, tuple[str, Any, float]], pictures: list[byt
     found: dict[str, dict[str, float]] = {}
     for name in (name for name in running if "96 px" in name):
         url = running[name][0]
+        asyncio.run(saturate(url, pictures, 1, 1))  # `YOLO.predict` fails if its first pictures come at once
         rounds = [(by_wrk(url, pictures, 32, SECONDS), asyncio.run(saturate(url, pictures, 32, SECONDS))) for _ in range(ROUNDS)]
         middle = [{figure: statistics.median(one[who][figure] for one in rounds) for figure in ("rate", "p99_ms")} for who in (0, 1)]
         found[name] = {"rate": round(middle[0]["rate"], 1), "p99_ms": round(middle[0]["p99_ms"], 2), "rate_to_these_clients": round(middle[0]["rate"] / middle[1]["rate"], 3)}
