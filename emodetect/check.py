@@ -186,8 +186,9 @@ def class_faults(
 def _suspect_faults(seen: Sequence[Inspection], groups: Iterable[Group]) -> tuple[list[Fault], Suspects]:
     "Faults of the labels that are suspect, and what the suspicion is worth."
     faces = [(inspection, face, numbers) for inspection in seen for face, numbers in zip(inspection.faces or [], inspection.features, strict=False)]
-    number = {i.name: place for place, i in enumerate(seen)} | {name: len(seen) + place for place, names in enumerate(clusters(groups)) for name in names}
-    found = find_suspects(np.array([numbers for _, _, numbers in faces]), [face.emotion for _, face, _ in faces], [number[inspection.name] for inspection, _, _ in faces])
+    copies = {name: len(faces) + place for place, names in enumerate(clusters(groups)) for name in names}
+    together = [copies.get(inspection.name, place) for place, (inspection, _, _) in enumerate(faces)]
+    found = find_suspects(np.array([numbers for _, _, numbers in faces]), [face.emotion for _, face, _ in faces], together)
     faults = [
         Fault("label_suspect", faces[place][0].label, f"says {EMOTIONS[label]}, looks like {EMOTIONS[likelier]} (the label's probability is {trust:.2f})")
         for place, label, likelier, trust in zip(found.places, found.labels, found.likelier, found.trust, strict=True)

@@ -42,7 +42,7 @@ def face_features(
 
 # %% ../nbs/08_suspects.ipynb #08-suspects-08
 FOLDS = 5  # parts of the set; each is judged by a classifier of the others
-FEWEST = 10  # faces of different pictures that a class must have to be judged
+FEWEST = 10  # faces, copies counted once, that a class must have to be judged
 LIMITS = (
     "Suspects come from a small classifier on edges of the face, not from a person: look at each before you change it. "
     "They are noise where `accuracy` is hardly above `commonest`, rare faces are suspected without being wrong, and errors that the whole set makes are not found."
@@ -89,7 +89,7 @@ def out_of_fold(
 def find_suspects(
     features: np.ndarray,  # faces × numbers, of `face_features`
     emotions: Sequence[int],  # the label of each face, index into `EMOTIONS`
-    together: Sequence[int],  # of each face a number; faces of one picture or of copies have the same, so that none is judged by a classifier that learned from its copy
+    together: Sequence[int],  # of each face a number; faces of copies have the same, so that none is judged by a classifier that learned from its copy
     seed: int = 0,  # deals the faces into folds
 ) -> Suspects:
     "The labels that a classifier of the other faces contradicts; nothing is judged if fewer than two classes have enough faces."
