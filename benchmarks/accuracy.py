@@ -13,6 +13,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from record import write
 from scipy import stats
 from train import PRECISIONS, PROJECT, run, yolo_train
 
@@ -67,7 +68,7 @@ def main() -> None:
         "less_yolo_train": {precision: compare(found[precision], found[YOLO]) for precision in PRECISIONS}, "bf16_less_fp32": compare(found["bf16"], found["fp32"]),
     }
     print(json.dumps(measured, indent=2))
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Run it with `make bench-cluster`. It writes reports/benchmarks/cluster.json, from which the guide on clusters takes its figures.
 """
 
-import json
 import os
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from record import write
 
 from emodetect.cluster import cluster
 from emodetect.prepare import prepare
@@ -76,7 +76,7 @@ def main() -> None:
     measured["one_worker_to_two"] = measured["workers_1_seconds"] / measured["workers_2_seconds"]
     measured = {name: round(value, 2) for name, value in measured.items()}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
     print(f"{TRIALS} trials in a loop {measured['loop_seconds']} s, on one worker {measured['workers_1_seconds']} s: {measured['one_worker_to_loop']} times as long")
     print(f"that is {measured['overhead_seconds_a_trial']} s a trial, for a process of its own that imports PyTorch; it does not grow with the length of the training")
     print(f"two workers are {measured['one_worker_to_two']} times as fast as one, on {os.cpu_count()} cores")

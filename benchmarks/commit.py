@@ -3,12 +3,13 @@
 Run it with `make bench-commit`. It writes reports/benchmarks/commit.json.
 """
 
-import json
 import os
 import statistics
 import subprocess
 import time
 from pathlib import Path
+
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "commit.json"
@@ -30,7 +31,7 @@ def main() -> None:
     medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in TIMED}
     print(f"the checks take {medians['checks']:.1f} s on a change of {' and '.join(CHANGED)}")
     print(f"to clean a notebook on its way to git takes {medians['filter']:.2f} s, git alone {medians['git']:.3f} s")
-    RESULT.write_text(json.dumps({"cores": os.cpu_count(), "runs": RUNS, "changed": CHANGED, "median_seconds": medians}, indent=2) + "\n")
+    write(RESULT, {"cores": os.cpu_count(), "runs": RUNS, "changed": CHANGED, "median_seconds": medians})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from record import write
 
 from emodetect.check import check_dataset
 from emodetect.core import cores, in_batches, print_progress
@@ -141,7 +142,7 @@ def main() -> None:
     }
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from record import write
+
 from emodetect.core import cores
 from emodetect.detector import FINDER_KEY, SETTINGS, decode_picture, load_detector, load_session
 from emodetect.export import describe, export_onnx
@@ -116,7 +118,7 @@ def main() -> None:
         "yolo_to_emodetect": round(answers["YOLO.predict"] / answers["emodetect"], 2),
     }
     print(json.dumps(measured, indent=2))
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from record import write
 
 from emodetect.core import cores
 from emodetect.yolo import load_checkpoint, quiet_ultralytics
@@ -58,7 +59,7 @@ def main() -> None:
         given = ["model=yolo.pt", "data=data/prepared/data.yaml", "split=test", f"imgsz={described['image_size']}", f"project={folder / 'scratch'}"]
         validation = round(seconds(folder, str(Path(sys.executable).with_name("yolo")), "detect", "val", *given), 1)
     measured = {"cores": cores(), "pictures": PICTURES, "seconds": taken, "yolo_val_seconds": validation, "evaluate_to_yolo_val": round(taken["evaluate"] / validation, 2)}
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
     print(json.dumps(measured, indent=2))
 
 

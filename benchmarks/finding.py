@@ -21,6 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from record import write
 from sklearn.datasets import load_sample_images
 
 from emodetect.core import cores, print_progress
@@ -175,7 +176,7 @@ def main() -> None:
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
     measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

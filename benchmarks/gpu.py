@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 from accuracy import compare  # this and the next stand beside this file
+from record import write
 from train import PRECISIONS, run, yolo_train
 
 from emodetect.core import ParameterError, cores, fingerprint, sha256_file, written_whole
@@ -179,7 +180,7 @@ def main() -> None:
         measured["precision"] = accuracy(task, options.seeds)
     if device != "cpu":
         RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+        write(RESULT, measured)
     UNFINISHED.unlink()
     for precision in PRECISIONS:
         for what in ("again", "killed"):

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "infer.json"
@@ -228,7 +229,7 @@ def main() -> None:
     measured["installed_megabytes"] = {name: installed_megabytes(*packages) for name, packages in installs.items()}
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 Run it with `make bench-pipeline`. It writes reports/benchmarks/pipeline.json, from which the README takes its figures.
 """
 
-import json
 import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "pipeline.json"
@@ -47,7 +48,7 @@ def main() -> None:
         "first_to_second": round(first / second, 1),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
     print(f"\nfirst run {first:.0f} s, second run {second:.1f} s: {first / second:.0f} to 1, on {os.cpu_count()} cores")
 
 

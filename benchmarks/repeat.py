@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "repeat.json"
@@ -64,7 +65,7 @@ def main() -> int:
     outputs, equal = sum(one["outputs"] for one in results), sum(one["equal"] for one in results)
     print(f"{ran} of {total} notebooks run, {repeat} of {total} repeat; {equal} of {outputs} outputs equal")
     differing = [one["notebook"] for one in results if not one["repeats"]]
-    RESULT.write_text(json.dumps({"notebooks": total, "run": ran, "repeat": repeat, "outputs": outputs, "outputs_equal": equal, "differing": differing}, indent=2) + "\n")
+    write(RESULT, {"notebooks": total, "run": ran, "repeat": repeat, "outputs": outputs, "outputs_equal": equal, "differing": differing})
     return int(bool(differing))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from record import write
 
 from emodetect.core import cores, print_progress
 from emodetect.sample import write_sample
@@ -67,7 +68,7 @@ def main() -> None:
     }
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

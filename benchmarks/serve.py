@@ -39,6 +39,7 @@ import numpy as np
 import psutil
 from image_root import make_root
 from PIL import Image
+from record import circumstances, write
 
 from emodetect.core import cores
 from emodetect.detector import decode_picture, load_session
@@ -286,6 +287,7 @@ def main() -> None:
             known = {name: each for name, each in commands(Path(folder))[0].items() if "96 px" in name}
             measured["wrk"] = beside_wrk({name: stack.enter_context(started(command, **environment)) for name, (command, environment) in known.items()}, portraits())
         print(json.dumps(measured["wrk"], indent=2))
+        measured["wrk_measured"] = circumstances()
         RESULT.write_text(json.dumps(measured, indent=2) + "\n")
         return
     pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "rounds": ROUNDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
@@ -330,7 +332,7 @@ def main() -> None:
         "p50_to_one_at_a_time_at_1": round(servers[WHOLE]["1 clients"]["p50_ms"] / one["1 clients"]["p50_ms"], 2),
     }
     print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "image", "precisions", "ratios", "batches")}, indent=2))
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 def _round(running: dict[str, tuple[str, psutil.Process, float]], models: dict[str, Path], pictures: list[bytes]) -> dict[str, dict]:

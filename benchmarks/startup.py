@@ -3,13 +3,14 @@
 Run it with `make bench-startup`, after `make pipeline`. It writes reports/benchmarks/startup.json, from which the README takes its figures.
 """
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "startup.json"
@@ -70,7 +71,7 @@ def main() -> None:
     print(f"PyTorch takes {ratio:.1f} times as long as `emodetect predict`, on {os.cpu_count()} cores, median of {RUNS}")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     measured = {"cores": os.cpu_count(), "runs": RUNS, "median_seconds": {name: round(value, 3) for name, value in medians.items()}, "pytorch_to_predict": round(ratio, 1)}
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Run it with `make bench-storage`. It draws noise in a temporary folder, with a l
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from record import write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "storage.json"
@@ -157,7 +157,7 @@ def main() -> None:
     pushed = {"files": files["pushed_bytes"], "archive": archive["pushed_bytes"], "files_to_archive": round(files["pushed_bytes"] / archive["pushed_bytes"], 4)}
     measured = {"cores": os.cpu_count(), "pictures": count, "bytes": bytes_drawn, "seconds": compared, "bytes_pushed_by_the_change": pushed, "steps": found}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
     print(f"\n{count} pictures with as many label files, {bytes_drawn / 1e6:.0f} MB, on {os.cpu_count()} cores\n{'seconds':<32}{'files':>9}{'archive':>9}{'ratio':>9}")
     for step, row in compared.items():
         print(f"{step:<32}{row['files']:>9.1f}{row['archive']:>9.1f}{row['files_to_archive']:>9.2f}")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
@@ -252,7 +253,7 @@ def main() -> None:
         figures = {name: total(some).to_dict(RATE / step) for name, some in scores.items()}
         measured["rates"][f"{RATE / step:g}"] = figures | {"idf1_more": more(scores[OURS], scores[BYTETRACK])}
     print(json.dumps(measured, indent=2))
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
 
 
 if __name__ == "__main__":

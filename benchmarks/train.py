@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from record import write
+
 from emodetect.stages import QUICK
 
 PROJECT = Path(__file__).parent.parent
@@ -280,7 +282,7 @@ def main() -> None:
         "stage_adds_to_ten_minutes": round(added / TEN_MINUTES, 3),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(measured, indent=2) + "\n")
+    write(RESULT, measured)
     print(f"\n{'':<24}{'images/s':>10}{'to yolo train':>16}{'to bare limit':>16}")
     print(f"{'yolo train':<24}{measured['images_per_second']['yolo train']:>10.0f}{1:>16.2f}")
     for precision in PRECISIONS:
