@@ -140,6 +140,7 @@ lock: setup ## pin every dependency with hashes, from settings.ini (UPGRADE=--up
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --output-file requirements.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --all-extras --constraint requirements.txt --output-file requirements_dev.txt
 	@$(ENVIRONMENT) $(COMPILE) setup.py --extra serve --constraint requirements_dev.txt --output-file requirements_serve.txt
+	@$(ENVIRONMENT) $(COMPILE) setup.py --extra train --extra cluster --constraint requirements_dev.txt --output-file requirements_cluster.txt
 	@$(ENVIRONMENT) $(COMPILE) requirements_uv.in --constraint requirements_dev.txt --output-file requirements_uv.txt
 	@$(ENVIRONMENT) $(COMPILE) requirements_fer.in --no-annotate --excludes <(echo facenet-pytorch) --output-file requirements_fer.txt
 
@@ -241,8 +242,11 @@ compare: setup ## what this branch changes in parameters, data and figures, agai
 	@$(ENVIRONMENT) python tools/compare.py $(BASE)
 
 .PHONY: comment
-comment: ## put the comparison under the pull request PULL_REQUEST
-	@gh pr comment "$$PULL_REQUEST" --body-file reports/comparison.md --edit-last --create-if-none
+comment: ## put the comparison under the pull request PULL_REQUEST, in the place of the same workflow's earlier one
+	@name="$${GITHUB_WORKFLOW:-make comment}"; marker="<!-- emodetect: $$name -->"; body="$$marker"$$'\n'"# $$name"$$'\n\n'"$$(< reports/comparison.md)"; \
+	comments='repos/{owner}/{repo}/issues'; earlier="$$(gh api --paginate "$$comments/$$PULL_REQUEST/comments" --jq ".[] | select(.body | startswith(\"$$marker\")) | .id")"; \
+	if test -n "$$earlier"; then gh api --silent --method PATCH "$$comments/comments/$${earlier%%$$'\n'*}" --raw-field body="$$body"; \
+	else gh api --silent --method POST "$$comments/$$PULL_REQUEST/comments" --raw-field body="$$body"; fi
 
 .PHONY: dist
 dist: setup $(WEB_IF_NPM) ## build the package into dist
@@ -257,9 +261,8 @@ images: pipeline $(WEB_IF_NPM) ## build the images of the service and of the pip
 	curl --silent --fail --retry 20 --retry-connrefused --retry-all-errors --retry-delay 1 "http://$$(docker port $$container 8000)/readyz"
 
 .PHONY: sbom
-sbom: setup $(WEB_IF_NPM) ## write dist/*.cdx.json, the CycloneDX lists of all that wheel and image of the service hold, and of the training's lock
-	@$(ENVIRONMENT) python tools/sbom.py dist/emodetect.cdx.json
-	@$(ENVIRONMENT) cyclonedx-py requirements requirements.txt --output-reproducible --output-format JSON --output-file dist/emodetect-train.cdx.json
+sbom: setup $(WEB_IF_NPM) ## write dist/*.cdx.json, CycloneDX lists of what each image and the wheel hold; the system's packages come from docker buildx build --sbom=true
+	@$(ENVIRONMENT) python tools/sbom.py dist
 
 .PHONY: audit
 audit: setup ## ask PyPI and npm whether a locked package has a known hole
@@ -267,10 +270,17 @@ audit: setup ## ask PyPI and npm whether a locked package has a known hole
 	if command -v npm > /dev/null; then echo package-lock.json; npm audit --omit=dev || failed="$$failed package-lock.json"; else echo "package-lock.json is not looked at: npm is not here"; fi; \
 	test -z "$$failed" || { echo "audit: a known hole, or no answer, for$$failed" >&2; exit 1; }
 
+.PHONY: notes
+notes: ## print what CHANGELOG.md says of the tag TAG, which is v and the version in settings.ini; refused if one of them lacks it
+	@version="$$(sed -n 's/^version = //p' settings.ini)"; \
+	test "$$TAG" = "v$$version" || { echo "release: the tag is '$$TAG', but settings.ini says v$$version; change the version, commit, and tag that commit." >&2; exit 1; }; \
+	notes="$$(awk -v version="$$version" '/^## / {ours = $$2 "" == version; next} ours' CHANGELOG.md)"; \
+	test -n "$$notes" || { echo "release: CHANGELOG.md has nothing under '## $$version'; put that heading over what stands under Unreleased, commit, and tag that commit." >&2; exit 1; }; \
+	echo "$$notes"
+
 .PHONY: release
-release: ## publish dist as the release of the tag TAG, which is v and the version in settings.ini
-	@version="v$$(sed -n 's/^version = //p' settings.ini)"; test "$$TAG" = "$$version" || { echo "release: the tag is '$$TAG', but settings.ini says $$version; change the version, commit, and tag that commit." >&2; exit 1; }
-	@gh release create "$$TAG" dist/* --verify-tag --generate-notes
+release: ## publish dist as the release of the tag TAG, with its notes
+	@notes="$$($(MAKE) --no-print-directory notes)"; gh release create "$$TAG" dist/* --verify-tag --notes "$$notes"
 
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay

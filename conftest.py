@@ -26,6 +26,7 @@ SMALL = {
 }
 
 
+CHOICE = {"data": "sample", "model": "yolo11n", "prepare": "as_given", "train": "quick"}  # of the groups of configs/, whatever you chose in configs/config.yaml
 PIPELINE_ONLY = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "scipy", "sklearn", "cleanlab", "pyarrow")
 
 
@@ -80,6 +81,7 @@ class Copy:
             if (PROJECT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(PROJECT / name, folder / name)
+        self.choose()
         self.change(SMALL)
         (folder / "dvc.lock").unlink(missing_ok=True)
         for command in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "--message=start"]):
@@ -92,10 +94,18 @@ class Copy:
         copy.folder = Path(shutil.copytree(other, folder, symlinks=True))
         return copy
 
+    def choose(self) -> None:
+        """Choose what the tests expect in configs/config.yaml, and compose params.yaml."""
+        from dvc.utils.hydra import compose_and_dump
+
+        path = self.folder / "configs" / "config.yaml"
+        defaults = {"defaults": [*({group: name} for group, name in CHOICE.items()), "_self_"]}
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | defaults, sort_keys=False))
+        compose_and_dump(str(self.folder / "params.yaml"), str(path.parent), None, "config", str(path.parent), [])
+
     def change(self, values: dict[str, object]) -> None:
         """Change parameters of the copy in params.yaml, and in configs/ so that experiments compose the same."""
-        groups = {"data": "sample", "model": "yolo11n", "prepare": "as_given", "train": "quick"}
-        places = {group: self.folder / "configs" / group / f"{name}.yaml" for group, name in groups.items()}
+        places = {group: self.folder / "configs" / group / f"{name}.yaml" for group, name in CHOICE.items()}
         for group, change in values.items():
             own = group in places
             for path in (self.folder / "params.yaml", places.get(group, self.folder / "configs" / "config.yaml")):

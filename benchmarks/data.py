@@ -5,24 +5,25 @@ Run it with `make bench-data`; `PICTURES=5000 make bench-data` takes fewer. It w
 The pictures are coloured noise of 96 × 96 pixels, seven tenths of them JPEG and three tenths PNG, each with one label, about as large as AffectNet's.
 The least is to read, hash (SHA-256) and decode (OpenCV) every picture with as many processes. The whole work of prepare is the check for all defects,
 near duplicates included, and then labels, links, manifest, Croissant file and fingerprint; no box is replaced.
-Memory is the peak of a process of its own and that of its largest worker (from /proc, so on Linux).
+Memory is the most that a process of its own and all of its workers took together, what they share counted once (PSS, twenty times a second, so on Linux).
 """
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 from record import write
 
 from emodetect.check import check_dataset
@@ -106,16 +107,22 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def peak_megabytes(folder: Path) -> int:
-    """The most memory of a process that prepares a data set, and of its largest worker."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from data import peak; peak({str(folder)!r})"
-    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def peak(folder: str) -> None:
-    """Prepare a data set and print the peak of this process and its largest worker in megabytes."""
-    whole(Path(folder))
-    own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))  # getrusage would tell the parent's peak
-    print((int(own.split()[1]) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024)
+    """The most memory of a process that prepares a data set, with its workers."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; from data import whole; whole(Path({str(folder)!r}))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as started:
+        process, peak = psutil.Process(started.pid), 0
+        while started.poll() is None:
+            taken, all_of_them = 0, [process]
+            with suppress(psutil.Error):  # it has just ended, as may any of them below
+                all_of_them += process.children(recursive=True)
+            for one in all_of_them:
+                with suppress(psutil.Error):
+                    taken += one.memory_full_info().pss
+            peak = max(peak, taken)
+            time.sleep(0.05)
+    if started.returncode:
+        raise SystemExit(f"bench-data: preparing ended with {started.returncode}.")
+    return round(peak / 1e6)
 
 
 def main() -> None:

@@ -45,10 +45,10 @@ def instructions(path: Path) -> Iterator[tuple[str, str]]:
             yield tuple(line.strip().split(None, 1))
 
 
-def make_root(folder: Path, given: dict[str, Path], image: str = "api") -> Root:
+def make_root(folder: Path, given: dict[str, Path], image: str = "api", **arguments: str) -> Root:
     """Follow the instructions of an image; `ConnectionError` if no package registry can be reached, `RuntimeError` if one of them fails.
 
-    What is copied into the image comes from the project, or from `given`, which holds the files to take instead, by their path in the project.
+    What is copied into the image comes from the project, or from `given`, which holds the files to take instead, by their path in the project; `arguments` are those of the build.
     Packages of the system are not installed: the machine's own stand for them.
     """
     own = ("PYTHON", "VIRTUAL_ENV", "EMODETECT_", "ORT_", "COV")
@@ -79,6 +79,9 @@ def make_root(folder: Path, given: dict[str, Path], image: str = "api") -> Root:
                     shutil.copy(given.get(source, PROJECT / source), target)
         elif name == "ARG" and value == "MODEL_SHA256":
             environment[value] = sha256_file(given.get("models/emodetect.onnx", PROJECT / "models" / "emodetect.onnx"))
+        elif name == "ARG":
+            key, _, usual = shlex.split(value)[0].partition("=")
+            environment[key] = arguments.get(key, usual)
         elif name == "RUN" and not value.startswith("apt-get "):
             done = subprocess.run(["/bin/sh", "-ec", moved(value)], cwd=place, env=environment, capture_output=True, text=True)
             if done.returncode:

@@ -122,16 +122,18 @@ def read_peers(
     path: str | Path,  # written by `make peer`
     answers: str | Path,  # the file of answers whose found faces are to be named
     judged: Sequence[Judged],  # what stands in it
-) -> dict[str, list[Judged]]:  # name of a peer → the pictures as it names their faces; empty if it was asked about other faces, or never
+) -> tuple[dict[str, list[Judged]], str]:  # name of a peer → the pictures as it names their faces; and a sentence about peers that are left out, or nothing
     "What peers say of the found faces; `DataError` if the file is damaged."
+    if not Path(path).exists():
+        return {}, ""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else {"answers_sha256": ""}
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["answers_sha256"] != sha256_file(Path(answers)):
-            return {}
+            return {}, f"Left out, since it was asked about other answers: {', '.join(content['peers'])}; `make peer` asks again."
         return {
             peer: [replace(picture, detections=[_said(one, EMOTIONS.index(emotion)) for one, emotion in zip(picture.detections, named[picture.file], strict=True)]) for picture in judged]
             for peer, named in content["peers"].items()
-        }
+        }, ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no file of peers' answers or is damaged; run `make peer` again.") from error
 

@@ -43,7 +43,7 @@ SEVERITIES: dict[str, Severity] = {
     "split_empty": Severity("error", "A split has no pictures.", "Put pictures into it.", refused=True),
     "picture_unreadable": Severity("error", "A file is no picture that can be decoded.", "Replace or remove it.", refused=True),
     "picture_truncated": Severity("error", "A picture's file ends before the picture does.", "Copy it again or remove it.", refused=True),
-    "picture_too_large": Severity("error", "A picture has absurdly many pixels and is not opened.", "Shrink it.", refused=True),
+    "picture_too_large": Severity("error", "A picture has absurdly many pixels or bytes and is not opened.", "Shrink it.", refused=True),
     "picture_too_small": Severity("error", "A picture is too small to show an expression.", "Remove it.", refused=True),
     "picture_other_format": Severity("error", "A picture is in a format that the training does not read.", "Save it as JPEG, PNG, BMP or WebP.", refused=True),
     "name_not_text": Severity("error", "A file's name is not UTF-8, and not every program can write it down.", "Rename it.", refused=True),
@@ -54,7 +54,7 @@ SEVERITIES: dict[str, Severity] = {
     "picture_alpha": Severity("note", "A picture has transparency, which falls on white here and may fall on black elsewhere.", "Flatten it."),
     "picture_exif_rotation": Severity("warning", "A picture is turned by its EXIF entry, which not every program obeys: boxes may belong to the unturned one.", "Turn the pixels and drop the entry."),
     "label_missing": Severity("error", "A picture has no label file.", "Add one, empty if there is no face.", refused=True),
-    "label_unreadable": Severity("error", "A label file is not text.", "Write it again.", refused=True),
+    "label_unreadable": Severity("error", "A label file is not text, or absurdly large.", "Write it again.", refused=True),
     "label_missing_columns": Severity("error", "A row has fewer than five values.", "Correct the row.", refused=True),
     "label_extra_columns": Severity("error", "A row has more than five values, such as a polygon.", "Turn the polygon into its box.", refused=True),
     "label_not_a_number": Severity("error", "A row holds something that is not a finite number.", "Correct the row.", refused=True),
@@ -99,7 +99,9 @@ class Report:
     @cached_property
     def counts(self) -> dict[str, int]:
         "How often each defect was found, in the order of `SEVERITIES`."
-        found = Counter(fault.defect for fault in self.faults)
+        found: Counter[str] = Counter()
+        for fault in self.faults:
+            found[fault.defect] += fault.times
         return {defect: found[defect] for defect in SEVERITIES}
 
     @cached_property
@@ -289,7 +291,8 @@ def refuse_faults(
     found = [fault for fault in report.faults if (SEVERITIES[fault.defect].refused or fault.defect in unwanted) and fault.defect not in accepted]
     told = [f"{root / fault.file}: {fault.detail or SEVERITIES[fault.defect].meaning.rstrip('.')} ({SEVERITIES[fault.defect].remedy.rstrip('.')})" for fault in found[:5]]
     if found:
-        more = f"; and {len(found) - 5} more: `emodetect check` lists them all" if len(found) > 5 else ""
+        rest = sum(fault.times for fault in found[5:])
+        more = f"; and {rest} more: `emodetect check` lists them all" if rest else ""
         raise DataError(f"{'; '.join(told)}{more}.")
 
 def usable_pictures(

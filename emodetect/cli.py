@@ -41,7 +41,9 @@ def table_rows(
     faces: Sequence["Detection"],
 ) -> list[str]:
     "A line for each face of a picture, or one that says there is none."
-    name = str(path) if len(str(path)) <= 40 else "…" + str(path)[-39:]
+    from emodetect.results import as_text
+    name = as_text(path)
+    name = name if len(name) <= 40 else "…" + name[-39:]
     if not faces:
         return [f"{name:<40} {'–':>4}  no face found"]
     return [
@@ -55,7 +57,8 @@ def record(
     faces: Sequence["Detection"],
 ) -> dict[str, Any]:
     "A picture and its faces as plain values for JSON."
-    return {"picture": str(path), "width": picture.shape[1], "height": picture.shape[0], "faces": [face.to_dict() for face in faces]}
+    from emodetect.results import as_text
+    return {"picture": as_text(path), "width": picture.shape[1], "height": picture.shape[0], "faces": [face.to_dict() for face in faces]}
 
 # %% ../nbs/40_cli.ipynb #40-cli-11
 COLOURS = {"error": 31, "FAIL": 31, "MISSING": 31, "warning": 33, "pass": 32, "ok": 32}  # a verdict that begins a line → its colour, ECMA-48
@@ -337,7 +340,7 @@ def registry(arguments: argparse.Namespace) -> int:
     if arguments.act == "register":
         version, tags = acts.register(arguments.project, arguments.part)
     elif arguments.act == "promote":
-        version, tags = acts.promote(arguments.project, arguments.version)
+        version, tags = acts.promote(arguments.project, arguments.version, accept_other_pictures=arguments.accept_other_pictures)
     else:
         version, tags = acts.rollback(arguments.project)
     place = "a candidate" if arguments.act == "register" else "in production"
@@ -506,6 +509,7 @@ def parser() -> argparse.ArgumentParser:
     act.add_argument("--part", choices=("major", "minor", "patch"), default="minor", help="the number that grows: major if it is used otherwise, minor if it was trained otherwise, patch if it was exported otherwise (default: %(default)s)")
     act = acts.add_parser("promote", help="put a version into production, if it passes the gates")
     act.add_argument("version", nargs="?", default="candidate", metavar="VERSION", help="such as v1.2.0 (default: the candidate)")
+    act.add_argument("--accept-other-pictures", action="store_true", help="promote it also if it cannot be compared with the version in production, which was judged on other pictures, since the data set was exchanged; the tag's message keeps it")
     acts.add_parser("rollback", help="put the former production version back")
     for act in acts.choices.values():
         act.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="the clone of the project (default: this folder)")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Progress', 'T', 'R', 'EmodetectError', 'ParameterError', 'DataError', 'WeightsError', 'ModelError', 'first_few',
-           'sha256_file', 'fingerprint_of', 'fingerprint', 'written_whole', 'flatten', 'print_progress', 'Clock',
-           'end_with_parent', 'cores', 'in_batches']
+           'sha256_file', 'read_at_most', 'fingerprint_of', 'fingerprint', 'written_whole', 'flatten', 'print_progress',
+           'Clock', 'end_with_parent', 'cores', 'in_batches']
 
 # %% ../nbs/00_core.ipynb #00-core-02
 import hashlib
@@ -57,6 +57,18 @@ def sha256_file(
     "SHA-256 (FIPS 180-4) of the bytes of a file, read in pieces; `OSError` if it cannot be read."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+def read_at_most(
+    path: str | Path,  # an existing file, from whomever
+    most: int,  # bytes
+) -> bytes:  # one more than `most` if the file is larger
+    "The bytes of a file, which fill the memory only so far; `OSError` if it cannot be read."
+    with open(path, "rb", buffering=0) as file:
+        told = os.fstat(file.fileno()).st_size
+        data = file.read(min(told, most) + 1)  # not `most`, for which memory would be set aside at each small file
+        while len(data) not in (told, most + 1) and (more := file.read(most + 1 - len(data))):  # what is no plain file tells no size
+            data += more
+        return data
 
 # %% ../nbs/00_core.ipynb #00-core-18
 def fingerprint_of(

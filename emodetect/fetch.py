@@ -8,7 +8,6 @@ __all__ = ['SOURCES', 'Report', 'COUNTED', 'copy_dataset', 'unpacked', 'copy_giv
 
 # %% ../nbs/05_fetch.ipynb #05-fetch-02
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +54,16 @@ def copy_dataset(
 @contextmanager
 def unpacked(
     archive: Path,
+    destination: Path,  # where the data shall stand
     report: Report,
     downloaded: bool = False,  # whether an unusable one is removed, to be downloaded anew
 ) -> Iterator[Path]:
-    "What an archive holds, in a folder that goes when the block ends; `DataError` names the archive."
-    with tempfile.TemporaryDirectory() as folder:
-        inside = Path(folder) / "content"
+    "What an archive holds, in a hidden folder beside the data's that goes when the block ends, or with the next call if the run is killed; `DataError` names the archive."
+    place = destination.absolute()
+    folder = place.with_name(f".{place.name}-unpacked")
+    shutil.rmtree(folder, ignore_errors=True)
+    inside = folder / "content"
+    try:
         try:
             unpack(archive, inside, progress=report("members unpacked"))
         except DataError as error:
@@ -72,6 +75,8 @@ def unpacked(
             yield inside
         except DataError as error:
             raise DataError(str(error).replace(str(inside), str(archive))) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 def copy_given(
     path: str | Path,  # a folder, or an archive of one
@@ -81,7 +86,7 @@ def copy_given(
     "Copy a data set from a folder or an archive; `DataError` if it is not usable."
     if not Path(path).is_file():
         return copy_dataset(path, destination, report("files written"))
-    with unpacked(Path(path), report) as folder:
+    with unpacked(Path(path), Path(destination), report) as folder:
         return copy_dataset(folder, destination, report("files written"), move=True)
 
 # %% ../nbs/05_fetch.ipynb #05-fetch-08g
@@ -133,7 +138,7 @@ def fetch_kaggle(
     "Bring a version of a data set from Kaggle; `DataError` if it cannot be had or is not what was recorded."
     from emodetect.kaggle import download
     archive = download(dataset, version, report("megabytes downloaded"))
-    with unpacked(archive, report, downloaded=True) as folder:
+    with unpacked(archive, Path(destination), report, downloaded=True) as folder:
         if dataset in RECORDED:
             check_recorded(count_labelled(folder), dataset)
         return copy_dataset(folder, destination, report("files written"), move=True)

@@ -17,7 +17,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -88,13 +88,15 @@ class Rate:
         return 0.0 if left >= 1 else (1 - left) / self.rate
 
 def client_of(
-    host: str,  # an IP address
+    host: str,  # an IP address, or what a proxy gives for one
 ) -> str:
-    "Who is counted: an IPv4 address, or the network of an IPv6 address."
-    with suppress(ValueError):
-        if (address := ipaddress.ip_address(host)).version == 6:
-            return str(ipaddress.ip_network((address, 64), strict=False))
-    return host
+    "Who is counted: an IPv4 address, or the network of an IPv6 address; whoever has none is the same one."
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    plain = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else address
+    return str(plain or ipaddress.IPv6Network((int(address), 64), strict=False))
 
 # %% ../nbs/52_guard.ipynb #n2de0869d
 class Metrics:
@@ -109,7 +111,7 @@ class Metrics:
         self.pictures = Counter("emodetect_pictures", "Pictures answered", ["model"], registry=self.registry)
         self.faces = Counter("emodetect_faces", "Faces found", ["model"], registry=self.registry)
         self.refused = Counter("emodetect_pictures_refused", "Pictures that could not be decoded", registry=self.registry)
-        self.batch = Histogram("emodetect_batch_pictures", "Pictures answered at once", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry)
+        self.batch = Histogram("emodetect_batch_pictures", "Pictures that a thread took at once", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry)
         self.waiting = Gauge("emodetect_waiting_pictures", "Pictures that wait", registry=self.registry)
         self.room = Gauge("emodetect_waiting_pictures_limit", "Pictures that may wait", registry=self.registry)
         self.held = Gauge("emodetect_held_bytes", "Bodies that are being received or answered", registry=self.registry)
@@ -210,14 +212,14 @@ class Guard:
         "Why a request is not let in, or None."
         if not scope["path"].startswith("/v1/"):
             return None
+        seconds = self.rate.wait(client_of((scope.get("client") or ("",))[0])) if self.rate else 0.0
+        if seconds:
+            return problem(429, f"this client asks too often; try again in {math.ceil(seconds)} s.", {"Retry-After": str(math.ceil(seconds))})
         given = dict(scope["headers"])
         scheme, _, bearer = given.get(b"authorization", b"").partition(b" ")
         key = given.get(b"x-api-key") or (bearer.strip() if scheme.lower() == b"bearer" else b"")  # a scheme's name is case-insensitive (RFC 9110, 11.1)
         if self.keys and not max([hmac.compare_digest(key, one) for one in self.keys]):
             return problem(401, "this service wants a key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.", {"WWW-Authenticate": "Bearer"})
-        seconds = self.rate.wait(client_of((scope.get("client") or ("",))[0])) if self.rate else 0.0
-        if seconds:
-            return problem(429, f"this client asks too often; try again in {math.ceil(seconds)} s.", {"Retry-After": str(math.ceil(seconds))})
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -272,7 +274,8 @@ class Bodies:
                         parts.append(part)
             except TimeoutError as error:
                 raise HTTPException(408, f"the body did not arrive within {self.seconds:g} s; send it faster, or send less.") from error
-            yield b"".join(parts)
+            parts[:] = [b"".join(parts)]
+            yield parts.pop()  # nothing is kept of it here, so that the block may let it go
         finally:
             self.held -= size
 

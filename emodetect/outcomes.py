@@ -10,6 +10,7 @@ __all__ = ['OUTCOMES', 'COLUMNS', 'write_answers', 'read_answers', 'Outcome', 'o
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,13 +113,22 @@ def versus(
     now: Sequence[Outcome],
 ) -> Versus:
     "Compare two models by the paired bootstrap over pictures."
-    known = {one.picture: one for one in before}
-    pairs = [(known[one.picture], one) for one in now if one.picture in known and known[one.picture].faces == one.faces]
+    known = _told_apart(before)
+    pairs = [(known[place], one) for place, one in _told_apart(now).items() if place in known and known[place].faces == one.faces]
     if not any(one.faces for _, one in pairs):
         nothing = Interval(float("nan"), float("nan"), float("nan"))
         return Versus(0, nothing, nothing, nothing)
     faces, first, second = (np.array(values, float) for values in zip(*((one.faces, other.right, one.right) for other, one in pairs), strict=True))
     return Versus(len(pairs), shares(first, faces)[0], shares(second, faces)[0], shares(second, faces, less=(first, faces))[0])
+
+def _told_apart(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
+    "Outcomes by their picture and, since several files may have its bytes, by which of them it is."
+    seen: Counter[str] = Counter()
+    found = {}
+    for one in outcomes:
+        found[one.picture, seen[one.picture]] = one
+        seen[one.picture] += 1
+    return found
 
 def versus_lines(
     compared: Versus,

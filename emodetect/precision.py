@@ -43,10 +43,10 @@ def seen_squares(
     description: dict[str, Any],  # as `emodetect.export.describe` makes it
     finder: bytes,  # the face finder's file
     data: str | Path,  # a prepared data set
-    pictures: int,  # of the validation split, from 1
+    pictures: int,  # of the training split, from 1
 ) -> np.ndarray:  # n × 3 × size × size, float32
-    "What a detector hands to its network on pictures from all over the validation split; `DataError` if that is nothing."
-    files, seen = image_files(Path(data), "valid"), []
+    "What a detector hands to its network on pictures from all over the training split, since the accuracy is judged on the validation split; `DataError` if that is nothing."
+    files, seen = image_files(Path(data), "train"), []
 
     def listen(batch: np.ndarray) -> np.ndarray:
         seen.append(batch.copy())
@@ -56,7 +56,7 @@ def seen_squares(
     for path in files[:: max(1, len(files) // max(1, pictures))][:pictures]:
         detector([decode_picture(path)])
     if not seen:
-        raise DataError(f"{data}: on {min(pictures, len(files))} pictures of the validation split the network was asked nothing; raise export.calibration_pictures, or give it pictures with faces.")
+        raise DataError(f"{data}: on {min(pictures, len(files))} pictures of the training split the network was asked nothing; raise export.calibration_pictures, or give it pictures with faces.")
     return np.concatenate(seen)
 
 EIGHT_BITS: dict[str, dict[str, Any]] = {  # what each engine is to calculate in 8 bits, as `quantize_static` takes it

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTICE', 'EXAMPLE', 'CALLS', 'KEYED_CALLS', 'RAW', 'FORM', 'AGAIN', 'WITH', 'Face', 'Picture', 'Model', 'Answer',
-           'Description', 'Problem', 'told', 'exchange', 'name_of', 'describe', 'make_app', 'Direct']
+           'Description', 'Problem', 'told', 'exchange', 'name_of', 'describe', 'make_app', 'PageFiles', 'Direct']
 
 # %% ../nbs/53_service.ipynb #n7410fcc5
 import asyncio
@@ -212,9 +212,17 @@ def make_app(
     app.add_middleware(Guard, settings=settings, keys=tuple(keys), metrics=metrics)
     page = Path(emodetect.__file__).parent / "web"
     if page.is_dir():
-        app.router.default = StaticFiles(directory=page, html=True)  # asked last, so that a wrong method is still told from a wrong address
+        app.router.default = PageFiles(directory=page, html=True)  # asked last, so that a wrong method is still told from a wrong address
     _complete_document(app, bool(keys))
     return app
+
+class PageFiles(StaticFiles):
+    "The page's files. Browsers ask each time whether theirs are still the same: else they would mix old and new ones after an upgrade, since no file's name tells its version."
+
+    def file_response(self, *given: Any, **options: Any) -> Response:
+        response = super().file_response(*given, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 def _reference(settings: Settings, served: Served, canary: Served | None) -> Reference | None:
     "What the answers are compared with; `ParameterError` if there is none, or if it is of a model that is not at work."
@@ -248,6 +256,7 @@ def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Setting
         engine.check_room()
         async with bodies.received(request) as body:
             jobs, results = engine.submit(pictures_of(request, body, settings.pictures)), []
+            del body  # the files of a form are copies, and only one of the two is counted
             request.scope["emodetect.jobs"] = jobs  # the server cancels them when the client goes away
             try:
                 for job in jobs:
@@ -262,6 +271,8 @@ def _add_predict(app: FastAPI, engine: Engine, bodies: Bodies, settings: Setting
                 del request.scope["emodetect.jobs"]  # with their pictures: the connection keeps the scope until the next request
                 for job in jobs:
                     job.answer.cancel()  # those that nobody waits for any more
+                    if job.answer.done():
+                        job.data = b""  # it may stay in the queue, and is not counted any more
         pictures = [{"picture": result.name, "width": result.width, "height": result.height, "faces": [face.to_dict() for face in result.faces]} for result in results]
         return Response(json.dumps({"model": name_of(jobs[0].served), "pictures": pictures}), media_type="application/json")
 

@@ -48,7 +48,7 @@ class Settings:
     burst: int = 20  # requests of one client at once
     api_key_file: str = ""  # a file with a key on each line, each of which opens /v1; empty: none
     origins: str = ""  # web sites whose pages may call the service, with commas between; empty: none
-    proxies: str = ""  # addresses of proxies whose X-Forwarded-For is believed, with commas between; empty: none
+    proxies: str = ""  # addresses and networks of proxies whose X-Forwarded-For is believed, with commas between; empty: none
     source: str = "https://github.com/emodetect/emodetect"  # where the users of the service find its source (AGPL, section 13)
     log: str = "text"  # text, json or none: what is written to standard error
     outcomes: str = ""  # a file for what was answered, without pictures and clients, a line of JSON each; empty: none
@@ -66,19 +66,22 @@ class Settings:
         ):
             if not right:
                 raise ParameterError(f"serve.{name} is {getattr(self, name)}; give {what}.")
-        for name, fits, kind in (("origins", _is_origin, "https://host or https://host:port, without a path"), ("proxies", _is_network, "an address such as 10.0.0.1, a network such as 10.0.0.0/8")):
+        for name, fits, kind in (
+            ("origins", _is_origin, "https://host or https://host:port, without a path, or * alone for all"),
+            ("proxies", _is_network, "the proxies' addresses, such as 10.0.0.1, or networks, such as 10.0.0.0/8: if everybody were believed, each client could say who it is"),
+        ):
             for entry in filter(None, map(str.strip, getattr(self, name).split(","))):
-                if not fits(entry) and getattr(self, name).strip() != "*":
-                    raise ParameterError(f"serve.{name} holds '{entry}'; give {kind}, or * alone for all.")
+                if not fits(entry) and (name, getattr(self, name).strip()) != ("origins", "*"):
+                    raise ParameterError(f"serve.{name} holds '{entry}'; give {kind}.")
 
 def _is_origin(text: str) -> bool:
     "Whether it is an origin as browsers write it (RFC 6454)."
     return re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text) is not None
 
 def _is_network(text: str) -> bool:
-    "Whether it is an IP address or a network."
+    "Whether it is an IP address or a network, but not that of all addresses."
     try:
-        return bool(ip_network(text))  # strictly, as uvicorn does: it would take 10.0.0.5/8 for a name
+        return ip_network(text).prefixlen > 0  # strictly, as uvicorn does: it would take 10.0.0.5/8 for a name
     except ValueError:
         return False
 
@@ -102,6 +105,8 @@ def read_settings(
     for name, value in values.items():
         if name not in defaults:
             raise ParameterError(f"serve.{name} is no setting of the service; there are {', '.join(defaults)}.")
+        if name == "port" and str(value).startswith("tcp://"):
+            raise ParameterError(f"EMODETECT_PORT is '{value}', which Kubernetes sets for a Service called emodetect; put `enableServiceLinks: false` into the pod's spec, or EMODETECT_PORT with a number into the container's env.")
         try:
             read[name] = READ[type(defaults[name])](str(value))
         except (KeyError, ValueError) as error:
@@ -127,7 +132,7 @@ def read_keys(
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[bytes, ...]:  # empty: everybody may ask
     "The keys that open the service; `ParameterError` if their file cannot be read or holds none."
-    found = [environment["EMODETECT_API_KEY"]] if "EMODETECT_API_KEY" in environment else []
+    found = [environment["EMODETECT_API_KEY"].strip()] if "EMODETECT_API_KEY" in environment else []
     if found == [""]:
         raise ParameterError("EMODETECT_API_KEY is empty, and everybody could ask; give it a key, or unset it.")
     if settings.api_key_file:

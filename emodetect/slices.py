@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from .core import cores
 from .detector import decode_picture
 from .evaluation import Judged
-from .intervals import Interval, shares
+from .intervals import Interval, newcombe, wilson
 from .labels import EMOTIONS
 from .manifest import read_manifest
 from .plots import Plot, figure
@@ -83,23 +84,42 @@ class Slice:
 
 def slices(
     faces: Sequence[Seen],
-    pictures: int,  # how many were judged
 ) -> list[Slice]:  # the worst first; those with too few faces last
-    "How each slice of the faces fares."
+    """How each slice of the faces fares against all others.
+
+    Fisher's exact test with Bonferroni's correction, on counts divided by their design effect (Rao and Scott 1992, Biometrics 48, 577–585).
+    """
     members = {(trait, name): chosen for trait in (faces[0].traits if faces else ()) for name, chosen in _members(faces, trait).items() if chosen.any() and not chosen.all()}
     if not members:
         return []
     places, right = np.array([face.picture for face in faces]), np.array([face.right for face in faces], float)
-    inside = np.stack(list(members.values()), axis=1).astype(float)  # faces × slices
-    def by_picture(values: np.ndarray) -> np.ndarray:
-        summed = np.zeros((pictures, inside.shape[1]))
-        np.add.at(summed, places, values)
-        return summed
-    parts, wholes = by_picture(inside * right[:, None]), by_picture(inside)
-    rest = by_picture((1 - inside) * right[:, None]), by_picture(1 - inside)
-    judged = zip(members, wholes.sum(axis=0), shares(parts, wholes), shares(parts, wholes, rest, level=1 - 0.05 / len(members)), strict=True)
-    found = [Slice(trait, name, int(count), share, difference, _verdict(int(count), difference)) for (trait, name), count, share, difference in judged]
+    alike, level = _likeness(places, right), 0.05 / len(members)
+    found = [_held_against_the_rest(trait, name, places, right, chosen, alike, level) for (trait, name), chosen in members.items()]
     return sorted(found, key=lambda one: (one.verdict == VERDICTS[3], one.right.value, one.trait, one.name))
+
+def _likeness(places: np.ndarray, right: np.ndarray) -> float:
+    "How alike faces of one picture fare: the correlation of its pairs of faces, 0 if there are none or if it is negative."
+    off, (_, picture) = right - right.mean(), np.unique(places, return_inverse=True)
+    sums, squares, sizes = (np.bincount(picture, weights) for weights in (off, off**2, np.ones(len(off))))
+    expected = (sizes * (sizes - 1)).sum() * (off**2).mean()
+    return max(0.0, float((sums**2 - squares).sum() / expected)) if expected else 0.0
+
+def _counts(places: np.ndarray, right: np.ndarray, alike: float) -> tuple[float, float]:
+    "Right faces and faces of a group, as many independent ones as tell as much."
+    sizes = np.unique(places, return_counts=True)[1]
+    effect = 1 + alike * float((sizes * (sizes - 1)).sum() / sizes.sum())
+    return float(right.sum()) / effect, len(right) / effect
+
+def _held_against_the_rest(trait: str, name: str, places: np.ndarray, right: np.ndarray, chosen: np.ndarray, alike: float, level: float) -> Slice:
+    "A slice and its verdict."
+    from scipy import stats  # takes most of a second to import
+    own, rest = (_counts(places[some], right[some], alike) for some in (chosen, ~chosen))
+    share, other = own[0] / own[1], rest[0] / rest[1]
+    difference = Interval(share - other, *newcombe(own, rest, NormalDist().inv_cdf(1 - level / 2)))
+    beyond = stats.fisher_exact(np.rint([[part, whole - part] for part, whole in (own, rest)]).astype(int)).pvalue <= level
+    verdict = VERDICTS[0] if beyond and difference.high < 0 else VERDICTS[1] if beyond and difference.low > 0 else VERDICTS[2]
+    enough = min(chosen.sum(), (~chosen).sum()) >= FEWEST
+    return Slice(trait, name, int(chosen.sum()), Interval(share, *wilson(*own)), difference, verdict if enough else VERDICTS[3])
 
 def _members(faces: Sequence[Seen], trait: str) -> Mapping[str, np.ndarray]:
     "The slices of a trait: name → which faces are in it."
@@ -113,12 +133,6 @@ def _members(faces: Sequence[Seen], trait: str) -> Mapping[str, np.ndarray]:
     low, high = np.nanpercentile(numbers, [100 / 3, 200 / 3])
     thirds = {f"up to {low:.0f}": numbers <= low, f"{low:.0f} to {high:.0f}": (numbers > low) & (numbers <= high), f"above {high:.0f}": numbers > high}
     return thirds | ({"not known": unknown} if unknown.sum() >= FEWEST else {})
-
-def _verdict(faces: int, difference: Interval) -> str:
-    "What can be said of a slice."
-    if faces < FEWEST:
-        return VERDICTS[3]
-    return VERDICTS[0] if difference.high < 0 else VERDICTS[1] if difference.low > 0 else VERDICTS[2]
 
 # %% ../nbs/25_slices.ipynb #25-slices-12
 SHADES = dict(zip(VERDICTS, ("#D55E00", "#009E73", "#0072B2", "0.7"), strict=True))

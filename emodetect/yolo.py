@@ -8,6 +8,7 @@ __all__ = ['quiet_ultralytics', 'data_file', 'fix_randomness', 'build_model', 'l
 
 # %% ../nbs/11_yolo.ipynb #11-yolo-03
 import atexit
+import io
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from PIL import Image
 
 from .core import DataError, ModelError, ParameterError, written_whole
 from .labels import EMOTIONS
+from .weights import read_pinned
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -90,14 +92,14 @@ def build_model(
 # %% ../nbs/11_yolo.ipynb #11-yolo-19
 def load_pretrained(
     model: "DetectionModel",
-    path: str | Path,  # a checkpoint whose digest was checked, or an empty file: train from scratch
+    path: str | Path,  # a checkpoint of `emodetect.weights.PINS`, or an empty file: train from scratch
 ) -> tuple[int, int]:  # tensors taken over, tensors of the model
-    "Fill a model with the tensors of a public checkpoint that fit; `ModelError` if none does."
-    state = model.state_dict()
-    if Path(path).stat().st_size == 0:
+    "Fill a model with the tensors of a public checkpoint that fit; `ModelError` if none does, `WeightsError` if the file is no pinned one."
+    state, data = model.state_dict(), read_pinned(path)
+    if not data:
         return 0, len(state)
     quiet_ultralytics()
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     source = (checkpoint.get("ema") or checkpoint["model"]).float().state_dict()
     fitting = {name: tensor for name, tensor in source.items() if name in state and state[name].shape == tensor.shape}
     if not fitting:

@@ -156,6 +156,7 @@ def hostile() -> Iterator[tuple[str, bytes, str]]:
     yield "noughts", bytes(100_000), "image/png"
     yield "a bomb of 60 megapixels", png(10_000, 6_000, chunk(b"IDAT", zlib.compress(bytes(1251 * 6_000), 9)), bits=1, colour=0), "image/png"
     yield "a side of two thousand million", png(2**31 - 1, 2**31 - 1, chunk(b"IDAT", zeros)), "image/png"
+    yield "a row of 16 million pixels", png(16_000_000, 1, chunk(b"IDAT", zlib.compress(bytes(16_000_001), 9)), colour=0), "image/png"
     yield "more pixels than it says", png(8, 8, chunk(b"IDAT", zeros)), "image/png"
     yield "a size of nought", png(0, 0, chunk(b"IDAT", b"")), "image/png"
     yield "compressed text", png(8, 8, chunk(b"zTXt", b"a\0\0" + zeros), chunk(b"IDAT", zlib.compress(bytes(25 * 8)))), "image/png"

@@ -19,9 +19,9 @@ from PIL import Image
 from planter import SET_DEFECTS, Planter, label_of, relabel, write_clean
 from scipy.stats.contingency import association
 
-from emodetect.check import SEVERITIES, check_dataset
+from emodetect.check import SEVERITIES, check_dataset, refuse_faults
 from emodetect.core import DataError
-from emodetect.inspection import label_faults, picture_faults
+from emodetect.inspection import Fault, label_faults, picture_faults
 from emodetect.labels import EMOTIONS, OVERHANG, SMALLEST_SIDE, Face, RowError, parse_row, read_labels, write_labels
 from emodetect.repair import clip_face
 
@@ -265,6 +265,35 @@ def test_any_picture_is_judged_and_never_raises(data: bytes, changes: list[tuple
     faults, picture = picture_faults(bytes(spoilt[:length]), "any.png")
     broken = {"picture_unreadable", "picture_truncated", "picture_too_large"} & {fault.defect for fault in faults}
     assert (picture is None) == bool(broken) and {fault.defect for fault in faults} <= SEVERITIES.keys()
+
+
+def test_what_is_absurdly_large_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, other = sorted((copy / "train" / "images").iterdir())[:2]
+    picture.write_bytes(picture.read_bytes() + bytes(1_000_000))
+    label_of(other).write_text("4 0.5 0.5 0.4 0.4\n" * 60_000)
+    monkeypatch.setattr("emodetect.inspection.MAX_BYTES", picture.stat().st_size - 1)
+    report = check_dataset(copy)
+    found = {defect: [(fault.file, fault.detail) for fault in report.of(defect)] for defect, count in report.counts.items() if count}
+    assert found == {
+        "picture_too_large": [(picture.relative_to(copy).as_posix(), f"more than {picture.stat().st_size - 1:,} bytes")],
+        "label_unreadable": [(label_of(other).relative_to(copy).as_posix(), "is larger than 1,000,000 bytes")],
+    }
+    with pytest.raises(DataError, match=r"the label file is larger than 1,000,000 bytes; replace it or remove its picture\.$"):
+        read_labels(label_of(other))
+
+
+def test_bad_rows_without_end_are_counted_and_a_few_are_listed(copy: Path) -> None:
+    many, long = sorted(copy.glob("train/labels/*.txt"))[:2]
+    many.write_text(many.read_text() + "9 .5 .5 1 1\n" * 50_000 + "4 0.5\n" * 30_000)
+    long.write_text(long.read_text() + f"4 0.5 0.5 0.4 {'x' * 900_000}\n")
+    report = check_dataset(copy)
+    assert {defect: count for defect, count in report.counts.items() if count} == {"label_wrong_class": 50_000, "label_missing_columns": 30_000, "label_not_a_number": 1}
+    assert report.levels["error"] == 80_001 == sum(defect["count"] for defect in report.to_dict()["defects"].values())
+    assert len(report.faults) < 200 and len(report.to_json()) < 100_000 and max(len(fault.detail) for fault in report.faults) < 200
+    name = many.relative_to(copy).as_posix()
+    assert {Fault("label_missing_columns", name, "not listed: 30000 lines", 30_000), Fault("label_wrong_class", name, "not listed: 49900 lines", 49_900)} <= set(report.faults)
+    with pytest.raises(DataError, match="; and 49997 more: `emodetect check` lists them all"):
+        refuse_faults(copy, report)
 
 
 def test_a_label_that_two_pictures_share_is_told_once(copy: Path) -> None:

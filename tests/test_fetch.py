@@ -73,6 +73,7 @@ def refused(destination: Path, **options: object) -> str:
     with pytest.raises(DataError) as caught:
         get(destination, **options)
     assert not destination.exists() and SECRET not in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(destination.parent.glob(f".{destination.name}*")), "what was unpacked of it is gone"
     return str(caught.value)
 
 
@@ -290,6 +291,24 @@ def test_archive_of_yours_is_a_folder_of_yours(drawn: Path, tmp_path: Path, suff
     assert path.endswith(suffix)
     fetch("folder", path, {}, tmp_path / "raw")
     assert fingerprint(tmp_path / "raw") == fingerprint(drawn)
+
+
+def test_archive_is_unpacked_on_the_disk_of_its_destination_and_what_a_killed_run_left_goes(drawn: Path, tmp_path: Path) -> None:
+    path, raw, seen = shutil.make_archive(str(tmp_path / "faces"), "zip", drawn), tmp_path / "data" / "raw", set()
+
+    def look(done: int, total: int) -> None:
+        seen.update(path.name for path in raw.parent.iterdir())
+
+    fetch("folder", path, {}, raw, report=lambda what: look)
+    assert seen == {"raw", ".raw-unpacked"} and [path.name for path in raw.parent.iterdir()] == ["raw"]
+    shutil.rmtree(raw)
+    (raw.parent / ".raw-unpacked" / "content" / "train").mkdir(parents=True)
+    (raw.parent / ".raw-unpacked" / "content" / "dvc.yaml").write_text("stages: {}")
+    fetch("folder", path, {}, raw)
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"] and fingerprint(raw) == fingerprint(drawn)
+    for tool in ["dvc", *(["git"] if (PROJECT / ".git").exists() else [])]:
+        done = subprocess.run([tool, "check-ignore", "data/.raw-unpacked/content/dvc.yaml"], cwd=PROJECT, capture_output=True)
+        assert done.returncode == 0, f"{tool} must not see what a killed run leaves"
 
 
 def test_every_picture_format_is_fetched_and_read_in_any_case(drawn: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from configparser import ConfigParser
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -33,6 +34,20 @@ SETTINGS.read(PROJECT / "settings.ini", encoding="utf-8")
 def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it prints."""
     return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def composed(configs: Path, target: Path, *values: str) -> str:
+    """The params.yaml that `dvc exp run` composes of a folder of configurations and the values of `-S`."""
+    from dvc.utils.hydra import compose_and_dump
+
+    compose_and_dump(str(target), str(configs), None, "config", str(configs), list(values))
+    return target.read_text()
+
+
+def one_level(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Dotted name → value; a table whose rows are the user's own is one value."""
+    own = {"prepare.classes": parameters["prepare"]["classes"]}
+    return {name: value for name, value in flatten(parameters).items() if not name.startswith("prepare.classes.")} | own
 
 
 def test_package_is_generated_from_the_notebooks(tmp_path: Path) -> None:
@@ -73,10 +88,26 @@ def test_readme_is_made_from_the_index(tmp_path: Path) -> None:
 
 
 def test_params_yaml_is_composed_from_configs(tmp_path: Path) -> None:
-    from dvc.utils.hydra import compose_and_dump
+    expected = composed(PROJECT / "configs", tmp_path / "params.yaml")
+    remedy = "run `make params`, which writes params.yaml over; to keep a choice that only params.yaml has, write it into configs/config.yaml first"
+    assert expected == (PROJECT / "params.yaml").read_text(), remedy
 
-    compose_and_dump(str(tmp_path / "params.yaml"), str(PROJECT / "configs"), None, "config", str(PROJECT / "configs"), [])
-    assert (tmp_path / "params.yaml").read_text() == (PROJECT / "params.yaml").read_text(), "run `make params`"
+
+@pytest.mark.parametrize(("guide", "source", "path"), [("your_own_pictures", "folder", "/absolute/path/of/mine"), ("affectnet", "kaggle", "configs/data/affectnet.yaml")])
+def test_a_choice_written_as_the_guides_say_is_kept_by_every_run(guide: str, source: str, path: str, tmp_path: Path) -> None:
+    configs = Path(shutil.copytree(PROJECT / "configs", tmp_path / "configs"))
+    text = "\n".join(cell.source for cell in nbformat.read(PROJECT / "nbs" / "guides" / f"{guide}.ipynb", as_version=4).cells if cell.cell_type == "markdown")
+    written = {name: yaml.safe_load(content) for name, content in re.findall(r"`(configs/[\w/]+\.yaml)`[^`]*```yaml\n(.*?)```", text, re.DOTALL)}
+    assert {"configs/config.yaml", "configs/data/folder.yaml"} <= written.keys()
+    for name, content in written.items():
+        file = tmp_path / name
+        file.write_text(yaml.safe_dump((yaml.safe_load(file.read_text()) if file.exists() else {}) | content, sort_keys=False))
+    for values, epochs in (((), 60), (("train.epochs=3",), 3)):
+        found = yaml.safe_load(composed(configs, tmp_path / "params.yaml", *values))
+        assert (found["data"]["source"], found["data"]["path"], found["prepare"]["leaks"], found["train"]["mosaic"]) == (source, path, "set_aside", 0.5)
+        assert found["train"]["epochs"] == epochs and one_level(found).keys() == one_level(PARAMETERS).keys()
+        for stage in ("fetch", "prepare", "train"):
+            checked(chosen(flatten(found), DVC["stages"][stage]["params"]), declared(nbformat.read(PROJECT / "nbs" / "stages" / f"{stage}.ipynb", as_version=4)), stage)
 
 
 def test_limits_are_those_of_parameters_and_hold() -> None:
@@ -92,19 +123,16 @@ GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in (PROJECT / "config
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_choice_of_a_group_has_the_same_parameters(choice: str, tmp_path: Path) -> None:
-    from dvc.utils.hydra import compose_and_dump
-
     values = [choice, "data.path=somewhere"] if choice == "data=folder" else [choice]
-    compose_and_dump(str(tmp_path / "params.yaml"), str(PROJECT / "configs"), None, "config", str(PROJECT / "configs"), values)
-    composed = flatten(yaml.safe_load((tmp_path / "params.yaml").read_text()))
-    assert {key: type(value) for key, value in composed.items()} == {key: type(value) for key, value in flatten(PARAMETERS).items()}
+    found = one_level(yaml.safe_load(composed(PROJECT / "configs", tmp_path / "params.yaml", *values)))
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in one_level(PARAMETERS).items()}
 
 
 @pytest.mark.parametrize("path", STAGE_NOTEBOOKS, ids=lambda path: path.stem)
 def test_stage_notebook_declares_the_parameters_of_its_stage(path: Path) -> None:
     declaration = declared(nbformat.read(path, as_version=4))
     assert isinstance(declaration.pop("root"), str)
-    given = chosen(flatten(PARAMETERS), DVC["stages"][path.stem]["params"])
+    given = chosen(one_level(PARAMETERS), DVC["stages"][path.stem]["params"])
     assert list(checked(given, {"root": "", **declaration}, path.stem)) and {name.replace(".", "_") for name in given} == declaration.keys()
     assert stage_parameters(PROJECT, path.stem).keys() == declaration.keys()
 
@@ -144,7 +172,8 @@ def test_stage_depends_on_every_module_that_it_runs(path: Path) -> None:
     while todo:
         needed.add(module := todo.pop())
         todo |= graph[module] - needed
-    dependencies = [PARAMETERS["data"]["path"] if name == "${data.path}" else name for name in DVC["stages"][path.stem]["deps"]]
+    drawn = yaml.safe_load((PROJECT / "configs" / "data" / "sample.yaml").read_text())["path"]  # whatever params.yaml chooses: the stage can draw
+    dependencies = [drawn if name == "${data.path}" else name for name in DVC["stages"][path.stem]["deps"]]
     assert {Path(name).stem for name in dependencies if name.startswith("emodetect/")} == needed
     assert {f"nbs/stages/{path.stem}.ipynb", "requirements.txt"} <= set(dependencies)
 
@@ -209,7 +238,8 @@ def names_in(key: str) -> set[str]:
 
 
 EXTRAS = ("train_", "serve_", "openvino_", "score_", "video_", "cluster_", "dev_")
-LOCKS = [("requirements.txt", ("", "train_")), ("requirements_serve.txt", ("", "serve_")), ("requirements_dev.txt", ("", *EXTRAS))]
+LOCKS = [("requirements.txt", ("", "train_")), ("requirements_serve.txt", ("", "serve_")), ("requirements_cluster.txt", ("", "train_", "cluster_"))]
+LOCKS += [("requirements_dev.txt", ("", *EXTRAS))]
 
 
 @pytest.mark.parametrize(("lock", "keys"), LOCKS)
@@ -236,7 +266,7 @@ def test_lock_satisfies_the_ranges_of_settings() -> None:
                 assert found and all(version in wanted.specifier for version in found), f"{line} is pinned to {found}; run `make lock`"
 
 
-@pytest.mark.parametrize("lock", ["requirements.txt", "requirements_serve.txt"])
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements_serve.txt", "requirements_cluster.txt"])
 def test_all_locks_pin_the_same_versions(lock: str) -> None:
     small, large = (set(re.findall(r"^([a-z0-9.-]+==[^ \\\n]+)", (PROJECT / name).read_text(), re.M)) for name in (lock, "requirements_dev.txt"))
     assert small and small <= large, f"{small - large} are pinned otherwise in requirements_dev.txt; run `make lock`"

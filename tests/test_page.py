@@ -21,6 +21,7 @@ from conftest import PROJECT, Copy
 from emodetect.detector import FINDER_KEY, NEVER, SETTINGS, Detection, decode_picture, letterbox, load_detector, to_tensor, upright
 from emodetect.labels import EMOTIONS
 from emodetect.sample import draw_picture
+from emodetect.settings import Settings
 from emodetect.stand_in import write_stand_in
 from emodetect.yunet import YUNET, load_yunet, parts, scales
 from tests.attack import Service
@@ -140,6 +141,23 @@ class Visit:
     def says(self, text: str) -> "Visit":
         """Wait until those who don't see the page hear something."""
         self.page.locator("#status", has_text=text).wait_for()
+        return self
+
+    def posts(self) -> list[str]:
+        """Where something was sent to, each time."""
+        return [request.url for request in self.sent if request.method == "POST"]
+
+    def until(self, expression: str, value: object) -> None:
+        """Wait until something in the page has a value; its policy lets the browser itself not do so."""
+        for _ in range(1000):
+            if self.page.evaluate(expression) == value:
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"{expression} does not become {value}")
+
+    def fail_first(self, pattern: str, status: int | None = None) -> "Visit":
+        """Let the network break off the first request of some addresses, or the server answer it with an error."""
+        self.page.route(pattern, lambda route: route.fulfill(status=status) if status else route.abort(), times=1)
         return self
 
     @property
@@ -307,7 +325,7 @@ def test_browser_looks_at_large_pictures_in_parts_as_python_does(ready: Visit, m
         large[y:y + side[1], x:x + side[0]] = cv2.resize(photo, side, interpolation=cv2.INTER_AREA)
     steps = scales(800, 1500)
     assert len(parts(800, 1500, steps[0])) == 2, "a part alone would test less"
-    shapes = [[800, 1500, 24], [96, 96, 24], [3000, 4000, 24], [4000, 4000, 24], [100, 160_000, 1], [3000, 4000, 100]]
+    shapes = [[800, 1500, 24], [96, 96, 24], [3000, 4000, 24], [4000, 4000, 24], [100, 160_000, 1], [3000, 4000, 100], [1, 16_000_000, 24], [16_000_000, 3, 1]]
     scaled = ready.page.evaluate("async (shapes) => { const { scales } = await import('./finder.js'); return shapes.map((shape) => scales(...shape)); }", shapes)
     assert scaled == [pytest.approx(scales(*shape)) for shape in shapes], "also where the look's size is what limits it"
     expected = load_yunet(model.with_name("yunet.onnx"), SETTINGS["face_score"])(large)
@@ -472,10 +490,51 @@ ENDED = "window.streams.map((stream) => stream.getTracks().map((track) => track.
 def test_a_camera_that_was_asked_for_twice_is_off_when_it_was_stopped(visit: Visit, context: object) -> None:
     context.grant_permissions(["camera"])
     visit.open().agree().page.evaluate(STREAMS)
-    visit.page.evaluate("document.querySelector('#camera').click(), document.querySelector('#camera').click()")
+    visit.page.evaluate("for (let time = 0; time < 3; time++) document.querySelector('#camera').click()")  # starts, stops and starts
     visit.page.locator("#live .face").first.wait_for()
     visit.page.click("#camera")
-    assert visit.status == TEXTS["camera.stopped"] and visit.page.evaluate(ENDED) == [["ended"]]
+    assert visit.status == TEXTS["camera.stopped"] and set(itertools.chain(*visit.page.evaluate(ENDED))) == {"ended"}
+    context.clear_permissions()
+
+
+@in_browser
+@pytest.mark.parametrize("by", ["button", "picture"])
+def test_a_camera_that_is_about_to_start_can_be_stopped(visit: Visit, context: object, by: str) -> None:
+    context.grant_permissions(["camera"])
+    visit.open().agree().page.evaluate(STREAMS)
+    visit.page.evaluate("""() => {
+        const ask = navigator.mediaDevices.getUserMedia, answered = new Promise((resolve) => { window.answer = resolve; });
+        navigator.mediaDevices.getUserMedia = async (wanted) => { const stream = await ask(wanted); await answered; return stream; };
+    }""")  # a reader who takes a while to allow it
+    visit.page.click("#camera")
+    assert visit.page.inner_text("#camera") == TEXTS["camera.stop"] and visit.status == TEXTS["camera.waiting"]
+    visit.until("window.streams.length", 1)
+    if by == "button":
+        visit.page.click("#camera")
+        assert visit.status == TEXTS["camera.stopped"]
+    else:
+        visit.show(upload("mine.png", encode(drawn(PORTRAIT)))).says("mine.png: 1 face")
+    assert visit.page.inner_text("#camera") == TEXTS["camera.start"] and visit.page.evaluate(ENDED) == [["live"]]
+    visit.page.evaluate("window.answer()")
+    visit.until(ENDED, [["ended"]])
+    assert not visit.page.locator("#live").is_visible() and visit.page.inner_text("#camera") == TEXTS["camera.start"]
+    visit.page.click("#camera")
+    visit.page.locator("#live .face").first.wait_for()
+    context.clear_permissions()
+
+
+def test_a_camera_that_was_stopped_before_the_engine_came_is_not_asked_for(visit: Visit, context: object) -> None:
+    context.grant_permissions(["camera"])
+    let_go = hold_vendor(visit)
+    visit.page.evaluate(STREAMS)
+    visit.page.click("#camera")
+    assert visit.page.inner_text("#camera") == TEXTS["camera.stop"] and visit.status == TEXTS["camera.waiting"]
+    visit.page.click("#camera")
+    assert visit.page.inner_text("#camera") == TEXTS["camera.start"] and visit.status == TEXTS["camera.stopped"]
+    let_go()
+    visit.page.locator("#engine[data-engine=server]").wait_for()
+    visit.page.wait_for_timeout(200)
+    assert not visit.page.locator(".consent").count() and visit.page.evaluate("window.streams") == []
     context.clear_permissions()
 
 
@@ -519,25 +578,193 @@ def test_without_engine_or_model_the_server_answers_and_the_page_says_so(visit: 
     assert "letter.png: is not a picture" in visit.status
 
 
-def ask_for_consent(visit: Visit) -> object:
-    """Choose a picture before it is known that the server looks at it; the button that sends it."""
+def hold_vendor(visit: Visit) -> Callable[[], None]:
+    """Go on before it is known that the server looks at pictures; a function that lets it be known."""
     waiting = []
     visit.page.route("**/vendor/**", lambda route: waiting.append(route))
     visit.open("loading").agree()
-    visit.page.set_input_files("#files", [upload("mine.png", encode(drawn(PORTRAIT)))])
-    while not waiting:
-        visit.page.wait_for_timeout(20)
-    waiting[0].fulfill(status=404)
-    send = visit.page.locator(".consent button")
-    send.wait_for()
-    return send
+
+    def let_go() -> None:
+        while not waiting:
+            visit.page.wait_for_timeout(20)
+        visit.refuse("**/vendor/**")
+        waiting[0].fulfill(status=404)
+
+    return let_go
+
+
+def ask_for_consent(visit: Visit, *names: str) -> object:
+    """Choose pictures before it is known that the server looks at them; the card that asks."""
+    let_go = hold_vendor(visit)
+    visit.page.set_input_files("#files", [upload(name, encode(drawn(PORTRAIT))) for name in names])
+    let_go()
+    card = visit.page.get_by_role("group", name="Send pictures to")
+    card.wait_for()
+    return card
+
+
+def press(card: object, key: str) -> None:
+    """Answer what a card asks."""
+    card.get_by_role("button", name=TEXTS[key], exact=True).click()
 
 
 def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> None:
-    send = ask_for_consent(visit)
-    assert not [request for request in visit.sent if request.method == "POST"]
-    send.click()
+    card = ask_for_consent(visit, "mine.png")
+    assert not visit.posts() and visit.page.evaluate("document.activeElement.getAttribute('role')") == "group", "the focus is on no button, which a key might press by chance"
+    visit.page.keyboard.press("Enter")
+    visit.page.keyboard.press("Space")
+    for one in (card, *card.get_by_role("button").all()):
+        assert visit.page.inner_text(f"#{one.get_attribute('aria-describedby')}") == TEXTS["consent.pictures.text"]
+    assert card.is_visible() and not visit.posts()
+    press(card, "consent.send")
     visit.says("mine.png: 1 face")
+    assert len(visit.posts()) == 1 and not card.is_visible()
+
+
+def test_a_picture_that_was_removed_while_the_page_asked_is_not_sent(visit: Visit) -> None:
+    card = ask_for_consent(visit, "removed.png", "other.png")
+    visit.page.get_by_role("button", name="Remove removed.png").click()
+    press(card, "consent.send")
+    visit.says("other.png: 1 face")
+    assert len(visit.posts()) == 1 and visit.page.locator("#results .result").count() == 1
+
+
+def test_the_page_stops_asking_when_no_picture_is_left(visit: Visit) -> None:
+    card = ask_for_consent(visit, "removed.png")
+    visit.page.get_by_role("button", name="Remove removed.png").click()
+    assert not card.is_visible()
+    visit.page.set_input_files("#files", [upload("other.png", encode(drawn(PORTRAIT)))])
+    press(card, "consent.send")
+    visit.says("other.png: 1 face")
+    assert len(visit.posts()) == 1
+
+
+def test_who_does_not_let_pictures_go_is_asked_again_at_the_next(visit: Visit) -> None:
+    card = ask_for_consent(visit, "one.png", "two.png")
+    press(card, "consent.keep")
+    assert not card.is_visible() and not visit.page.locator("#results .result").count() and visit.page.evaluate("document.activeElement.id") == "tool-title"
+    visit.page.set_input_files("#files", [upload("three.png", encode(drawn(PORTRAIT)))])
+    card.wait_for()
+    visit.page.wait_for_timeout(200)
+    assert not visit.posts()
+    press(card, "consent.send")
+    visit.says("three.png: 1 face")
+    assert len(visit.posts()) == 1
+
+
+def test_the_camera_is_asked_about_apart_from_pictures(visit: Visit, context: object) -> None:
+    context.grant_permissions(["camera"])
+    press(ask_for_consent(visit, "mine.png"), "consent.send")
+    visit.says("mine.png: 1 face").sent.clear()
+    visit.page.evaluate(STREAMS)
+    card = visit.page.get_by_role("group", name="Send the camera’s pictures to")
+    for end in (lambda: press(card, "consent.keep"), lambda: visit.page.click("#camera"), lambda: visit.show(upload("letter.png", b"no picture"))):
+        visit.page.click("#camera")
+        card.wait_for()
+        assert "several a second until you stop it" in card.inner_text()
+        end()
+        assert not card.is_visible() and visit.page.inner_text("#camera") == TEXTS["camera.start"]
+    assert visit.page.evaluate("window.streams") == [] and len(visit.posts()) == 1, "of all that only the letter was sent"
+    visit.page.click("#camera")
+    press(card, "consent.send")
+    visit.page.locator("#live .face").first.wait_for()
+    visit.page.click("#camera")
+    visit.page.click("#camera")
+    visit.page.locator("#live .face").first.wait_for()
+    assert not card.is_visible(), "it was allowed once"
+    context.clear_permissions()
+
+
+@pytest.mark.parametrize("engine", [pytest.param("browser", marks=in_browser), "server"])
+def test_where_pictures_go_is_told_to_those_who_hear_the_page(visit: Visit, engine: str) -> None:
+    if engine == "server":
+        visit.refuse("**/vendor/**")
+    visit.open(engine)
+    told = visit.page.locator("#where-told")
+    assert told.get_attribute("role") == "status" and told.inner_text() == f"{TEXTS[f'engine.{engine}']}: {visit.page.inner_text('#engine span')}"
+
+
+NOT_YET_FETCHED = [("**/v1/model.onnx", 503), ("**/v1/model.onnx", None), ("**/vendor/*.mjs", None), ("**/vendor/*.wasm", 500), ("**/worker.js", None), ("**/detector.js", None)]
+
+
+@in_browser
+@pytest.mark.parametrize(("pattern", "status"), NOT_YET_FETCHED)
+def test_what_the_network_fails_to_bring_once_is_fetched_again(visit: Visit, pattern: str, status: int | None) -> None:
+    visit.fail_first(pattern, status).open("browser").agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status.startswith("mine.png: 1 face") and not visit.posts()
+
+
+@in_browser
+@pytest.mark.parametrize(("pattern", "status"), [("**/v1/model.onnx", 503), ("**/v1/model.onnx", 429), ("**/vendor/*.mjs", 502), ("**/vendor/*.wasm", None)])
+def test_a_model_that_the_network_does_not_bring_is_not_said_to_be_withheld(visit: Visit, pattern: str, status: int | None) -> None:
+    visit.page.route(pattern, lambda route: route.fulfill(status=status) if status else route.abort())
+    visit.open("server")
+    assert visit.page.inner_text("#engine span").startswith(TEXTS["reason.network"])
+
+
+@in_browser
+@pytest.mark.parametrize(("change", "engine"), [("value ^ 1", "browser"), ("255 * Math.random()", "server")])
+def test_a_browser_that_hides_pixels_from_pages_is_not_trusted_with_pictures(visit: Visit, context: object, change: str, engine: str) -> None:
+    hiding = f"""for (const one of [self.OffscreenCanvasRenderingContext2D, self.CanvasRenderingContext2D]) {{
+        if (!one) continue;
+        const read = one.prototype.getImageData;
+        one.prototype.getImageData = function (...place) {{
+            const picture = read.apply(this, place);
+            picture.data.set(picture.data.map((value) => {change}));
+            return picture;
+        }};
+    }}
+    """
+    visit.page.add_init_script(hiding)
+
+    def hide(route: object) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=hiding + answer.text())  # its imports come first all the same
+
+    visit.page.route("**/worker.js", hide)
+    visit.open(engine).agree().show(upload("mine.png", encode(drawn(PORTRAIT)))).says("mine.png: 1 face")
+    context.grant_permissions(["camera"])
+    visit.page.click("#camera")
+    if engine == "browser":
+        visit.page.locator("#live .face").first.wait_for()
+    else:
+        assert visit.page.inner_text("#engine span").startswith(TEXTS["reason.browser"])
+        visit.says(TEXTS["camera.hidden"])
+        assert len(visit.posts()) == 1, "the picture as it is; none of the camera's, which would be noise"
+    context.clear_permissions()
+
+
+def test_the_server_answers_browsers_that_know_no_time_limits(visit: Visit) -> None:
+    visit.page.add_init_script("delete AbortSignal.timeout")
+    visit.refuse("**/vendor/**").open("server").agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status.startswith("mine.png: 1 face")
+
+
+KEEP = "() => document.querySelector('#files').addEventListener('change', ({ target }) => { window.chosen = target.files[0]; }, true)"
+ASK_SERVER = "async () => { const { startEngine } = await import('./engine.js'); return (await startEngine(() => {})).file(window.chosen); }"
+
+
+@pytest.mark.parametrize("beyond", ["pixels", "bytes"])
+def test_a_picture_that_is_too_large_for_the_service_is_sent_smaller(visit: Visit, tmp_path: Path, beyond: str) -> None:
+    face, limits = drawn(PORTRAIT), Settings()
+    width, height = (6000, 4000) if beyond == "pixels" else (1900, 1900)
+    picture = np.full((height, width, 3), 114, np.uint8)
+    side, left, top = 800, width // 2, height // 4
+    picture[top:top + side, left:left + side] = cv2.resize(face, (side, side))
+    file = tmp_path / "large"
+    file.write_bytes(encode(picture, "JPEG", quality=90) if beyond == "pixels" else encode(picture, compress_level=0))
+    assert (width * height > limits.pixels) is (beyond == "pixels") and (file.stat().st_size > limits.body_megabytes * 1e6) is (beyond == "bytes")
+    visit.refuse("**/vendor/**").open("server").agree().page.evaluate(KEEP)
+    with visit.page.expect_response("**/v1/predict") as asked:
+        visit.show(file)
+    sent = asked.value.json()["pictures"][0]
+    assert 0.9 * min(limits.pixels, width * height) < sent["width"] * sent["height"] <= limits.pixels and sent["width"] / sent["height"] == pytest.approx(width / height, rel=1e-3)
+    assert visit.status.startswith("large: 1 face")
+    visit.page.route("**/v1/predict", lambda route: route.fulfill(json={"pictures": [sent]}))
+    answer = visit.page.evaluate(ASK_SERVER)
+    (found,), (seen,) = answer["faces"], sent["faces"]
+    assert (answer["width"], answer["height"]) == (width, height) and left < found["left"] < found["right"] < left + side and top < found["top"] < found["bottom"] < top + side
+    assert found["left"] / width == pytest.approx(seen["left"] / sent["width"]) and found["bottom"] / height == pytest.approx(seen["bottom"] / sent["height"])
 
 
 def test_a_server_that_is_gone_is_told_and_asked_again(visit: Visit) -> None:
@@ -553,7 +780,11 @@ def test_a_server_that_is_gone_is_told_and_asked_again(visit: Visit) -> None:
 def test_a_service_without_room_is_told_and_the_camera_waits_for_it(visit: Visit, context: object) -> None:
     busy = {"title": "busy", "status": 503, "detail": "All places are taken; try again in 1 second."}
     visit.refuse("**/vendor/**").open("server").agree()
-    visit.page.route("**/v1/predict", lambda route: route.fulfill(status=503, headers={"Retry-After": "1", "Content-Type": "application/problem+json"}, body=json.dumps(busy)))
+
+    def refuse(route: object) -> None:
+        route.fulfill(status=503, headers={"Retry-After": "1", "Content-Type": "application/problem+json"}, body=json.dumps(busy))
+
+    visit.page.route("**/v1/predict", refuse)
     visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert visit.status == f"mine.png: {busy['detail']}"
     context.grant_permissions(["camera"])
@@ -561,6 +792,13 @@ def test_a_service_without_room_is_told_and_the_camera_waits_for_it(visit: Visit
         visit.page.click("#camera")
     visit.page.unroute("**/v1/predict")
     visit.page.locator("#live .face").first.wait_for()
+    visit.page.route("**/v1/predict", refuse)
+    visit.says(busy["detail"])
+    assert not visit.page.locator("#live .face, #live .box").count() and visit.page.locator("#status.trouble").is_visible(), "old boxes would lie over a new picture"
+    visit.page.unroute("**/v1/predict")
+    visit.page.locator("#live .face").first.wait_for()
+    visit.says("Camera: ")
+    assert not visit.page.locator("#status.trouble").count()
     context.clear_permissions()
 
 
@@ -578,9 +816,10 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_memory(context: object
             visit.refuse("**/vendor/**")
         visit.page.goto(visit.address)
         field = visit.page.get_by_label(TEXTS["key"], exact=True)
-        field.fill("another-key")
-        visit.page.keyboard.press("Enter")
-        visit.page.get_by_text("does not take this key").wait_for()
+        for key, answer in (("another-key", "does not take this key"), ("ключ", "This key did not reach"), ("another-key", "does not take this key")):
+            field.fill(key)
+            visit.page.keyboard.press("Enter")
+            visit.page.get_by_text(answer).wait_for()
         assert visit.page.get_attribute("#engine", "data-engine") == "loading"
         field.fill("the-right-key")
         visit.page.keyboard.press("Enter")
@@ -591,6 +830,33 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_memory(context: object
         assert visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
         visit.page.close()
         assert not visit.errors
+
+
+@pytest.mark.parametrize("status", [503, 429, None])
+@pytest.mark.parametrize("engine", [pytest.param("browser", marks=in_browser), "server"])
+def test_a_service_that_could_not_say_that_it_wants_a_key_is_given_one_later(context: object, model: Path, tmp_path: Path, engine: str, status: int | None) -> None:
+    with Service(tmp_path, model=model, api_key="the-right-key") as service:
+        visit = Visit(context, f"{service.url}/")
+        if engine == "server":
+            visit.refuse("**/vendor/**")
+        visit.fail_first("**/v1/model", status).open("server").agree()
+        visit.page.set_input_files("#files", [upload("mine.png", encode(drawn(PORTRAIT)))])
+        field = visit.page.get_by_label(TEXTS["key"], exact=True)
+        for key in ("another-key", "the-right-key"):
+            field.fill(key)
+            visit.page.keyboard.press("Enter")
+        visit.says("mine.png: 1 face")
+        assert visit.page.get_attribute("#engine", "data-engine") == engine and "SHA-256" in visit.page.text_content("#about dl")
+        visit.page.close()
+        assert not visit.errors
+
+
+def test_a_key_that_is_refused_for_pictures_alone_is_told(visit: Visit) -> None:
+    """Such as by a proxy in front of the service: the page must neither ask for ever nor send without end."""
+    visit.refuse("**/vendor/**").open("server").agree()
+    visit.page.route("**/v1/predict", lambda route: route.fulfill(status=401, json={"status": 401, "detail": "this service wants a key."}))
+    visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status == "mine.png: this service wants a key." and len(visit.posts()) == 1
 
 
 CHECK = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
@@ -657,14 +923,18 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(visit: Visit, context: object,
 @seen_as
 def test_axe_finds_nothing_where_the_server_looks_at_pictures(visit: Visit, context: object, width: int, colours: str) -> None:
     show_as(visit.page, width, colours)
-    send = ask_for_consent(visit)
+    card = ask_for_consent(visit, "mine.png")
     check(visit.page, "consent")
-    send.click()
+    press(card, "consent.send")
     visit.says("mine.png: 1 face").show(upload("scene.png", encode(drawn(SCENE))), upload("letter.png", b"no picture"))
     assert visit.page.get_attribute("#engine", "data-engine") == "server" and visit.page.locator("#results .face").count() > 1
     check(visit.page, "results of the server")
     context.grant_permissions(["camera"])
     visit.page.click("#camera")
+    asked = visit.page.get_by_role("group", name="Send the camera’s pictures to")
+    asked.wait_for()
+    check(visit.page, "consent for the camera")
+    press(asked, "consent.send")
     visit.page.locator("#live .face").nth(1).wait_for()
     check(visit.page, "the camera at work with the server")
     context.clear_permissions()
@@ -687,6 +957,16 @@ def test_what_a_translation_lacks_is_in_english(visit: Visit) -> None:
     assert visit.status.startswith(f"scene.png: {count} faces. ")
     visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert visit.status.startswith("mine.png: 1 face. ")
+
+
+def test_a_text_that_is_missing_does_not_stop_the_page(visit: Visit) -> None:
+    """As when a browser still holds the texts of the version before."""
+    older = {key: text for key, text in TEXTS.items() if key not in ("status.looking", "engine.server.text", "notice.where")}
+    visit.page.route("**/texts.json", lambda route: route.fulfill(json={"en": older}))
+    visit.refuse("**/vendor/**").open("server")
+    assert visit.page.inner_text("#engine span") == "engine.server.text"
+    visit.agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+    assert visit.status.startswith("mine.png: 1 face")
 
 
 def test_what_stands_in_the_page_itself_is_the_text_of_its_key() -> None:

@@ -86,6 +86,7 @@ def test_report_is_one_page_that_works_offline_says_what_it_cannot_judge_and_com
     groups = json.loads(before[2])["slices"]
     assert all(any(name.startswith(trait) for name in groups) for trait in ("emotion", "size", "head turn", "head tilt")), groups.keys()
     assert "of this kind and size answers was not measured" in text, "the kept times are those of another network"
+    assert re.search("Left out, since it was asked about other answers: fer [0-9.]+; `make peer` asks again", text), "the kept answers are about other faces"
     assert pipeline.stage("report").returncode == 0 and [path.read_bytes() for path in files] == before
 
 

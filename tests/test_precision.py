@@ -22,7 +22,7 @@ from emodetect.stand_in import awaken
 from emodetect.yolo import fix_randomness, load_checkpoint, save_checkpoint
 
 # how far both engines may be apart, pixels of boxes and probabilities: in the mean over all places of the network's answers, and at most for a found face
-LIMITS = {  # measured: 0.0002 and 3e-7, 0 and 3e-6 in 32 bits, 1.7 and 0.005, 0 and 0.009 in eight; with pictures a tenth darker 5.1 and 0.013, 2.0 and 0.24
+LIMITS = {  # measured: 0.0002 and 3e-7, 0 and 3e-6 in 32 bits, 1.8 and 0.006, 0 and 0.013 in eight; with pictures a tenth darker 5.7 and 0.020, 2.0 and 0.37
     "fp32": ((0.005, 0.0001), (0.001, 0.0001)),
     "int8": ((3.0, 0.009), (0.001, 0.03)),
 }
@@ -93,7 +93,7 @@ def test_both_engines_answer_as_the_checkpoint_does(awake: Copy) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_eight_bits_are_exported_calibrated_and_judged(awake: Copy, engine: str) -> None:
     before = (awake.folder / "models" / "emodetect.onnx").stat().st_size
-    awake.change({"export": {"precision": "int8", "engine": engine, "calibration_pictures": 8, "max_accuracy_drop": 1.0}})
+    awake.change({"export": {"precision": "int8", "engine": engine, "calibration_pictures": 24, "max_accuracy_drop": 1.0}})
     done = awake.stage("export")
     assert done.returncode == 0, done.stdout
     path = awake.folder / "models" / "emodetect.onnx"
@@ -105,6 +105,11 @@ def test_eight_bits_are_exported_calibrated_and_judged(awake: Copy, engine: str)
     report = json.loads((awake.folder / "reports" / "export" / "parity.json").read_text())
     assert list(report["accuracy"]) == ["fp32, onnxruntime", f"int8, {engine}"] and report["model_bytes"] == path.stat().st_size
     check_engines(path, awake, "int8")
+    if engine == "onnxruntime":
+        done = awake.stage("report")
+        assert done.returncode == 0, done.stdout
+        told = f"the delivered file (int8, onnxruntime) was judged on the validation split: mAP50 {report['accuracy']['int8, onnxruntime']['map50']:.3f}"
+        assert [told in (awake.folder / "reports" / name).read_text() for name in ("model_card.md", "report.html")] == [True, True]
 
 
 def test_a_precision_that_loses_too_much_is_refused_and_the_model_stays(other: Copy) -> None:

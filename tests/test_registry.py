@@ -17,6 +17,7 @@ from emodetect.checkout import Checkout
 from emodetect.cli import main
 from emodetect.core import ModelError, sha256_file
 from emodetect.detector import load_detector
+from emodetect.gates import METRICS, OUTCOMES_FILE, PARITY, REPORT
 from emodetect.provenance import dvc_id, read_provenance
 from emodetect.registry import Registry, check_registrable, gate, promote, register, resolve_model, rollback
 
@@ -94,9 +95,12 @@ def test_register_promote_refuse_roll_back_and_take_it_elsewhere(new_clone: Call
     maker.another_model()
     assert register(maker.folder, "patch")[0] == "v1.0.1" and dvc_id(maker.folder / MODEL) != first
     maker.demand(0.5)
+    assert refusal(promote, maker.folder) == "params.yaml, which holds the limits of the gates, has changes that are not committed; commit them first."
+    maker.commit()
     assert refusal(promote, maker.folder) == "emodetect v1.0.1 is not promoted: mAP50 is 0, at least 0.5 is required (registry.min_map50)."
     assert [version.stages for version in Registry(maker.folder).versions] == [("production",), ("candidate",)]
     maker.demand(0.0)
+    maker.commit()
     compared = gate(maker.folder)[-1]
     assert compared.name == "against production" and compared.figure.endswith("no change") and compared.passed, "the same checkpoint answers the same"
     assert promote(maker.folder, "v1.0.1")[0] == "v1.0.1" and Registry(maker.folder).find("production").name == "v1.0.1"
@@ -108,6 +112,9 @@ def test_register_promote_refuse_roll_back_and_take_it_elsewhere(new_clone: Call
     assert newest.read_bytes().startswith((maker.folder / MODEL).read_bytes())
     assert rollback(maker.folder)[0] == "v1.0.0"
     assert "has no former production version before v1.0.0" in refusal(rollback, maker.folder)
+    told = maker.run("git", "tag", "--list", "--format=%(contents)", "emodetect#production#4").splitlines()
+    assert told[0] == "emodetect v1.0.1 goes into production" and [line[:4] for line in told[2:] if line] == ["pass"] * len(gate(maker.folder))
+    assert told[2] == str(gate(maker.folder)[0]), "the tag keeps what was asked"
     acts = {"emodetect@v1.0.0", "emodetect@v1.0.1", "emodetect#candidate#1", "emodetect#production#2", "emodetect#candidate#3", "emodetect#production#4", "emodetect#production#5"}
     assert set(maker.run("git", "tag").split()) == acts, "every act is kept"
 
@@ -191,14 +198,47 @@ def test_gates_are_read_from_the_version_and_not_from_the_folder(new_clone: Call
     report = clone.folder / "reports" / "evaluate" / "metrics.json"
     report.write_text(json.dumps(json.loads(report.read_text()) | {"map50": 0.99}))
     clone.demand(0.9)
+    clone.commit()
     assert "mAP50 is 0, at least 0.9 is required" in refusal(promote, clone.folder)
     path = clone.folder / "params.yaml"
     parameters = yaml.safe_load(path.read_text())
     parameters["export"] |= {"max_score_difference": -1.0, "max_box_difference": -1.0}
     path.write_text(yaml.safe_dump(parameters))
+    clone.commit()
     said = refusal(promote, clone.folder)
     assert "parity of scores is" in said and "at most -1 is required (export.max_score_difference)" in said and "parity of boxes is" in said and "parity of answers" not in said
     assert Registry(clone.folder).find("candidate").stages == ("candidate",)
+
+
+@pytest.mark.parametrize("name", [METRICS, REPORT, OUTCOMES_FILE, PARITY])
+def test_what_was_changed_by_hand_is_neither_registered_nor_promoted(new_clone: Callable[[str], Clone], name: str) -> None:
+    clone = new_clone("clone")
+    content = (clone.folder / name).read_bytes()
+    (clone.folder / name).unlink()  # DVC may have linked it to its cache
+    (clone.folder / name).write_bytes(content + b"\n")  # as good a file of figures as before
+    clone.run("git", "add", "--force", name)
+    clone.commit()
+    changed = "is not the file that dvc.lock names, so that it is no evidence; run `make pipeline`"
+    assert refusal(register, clone.folder) == f"{name} of the commit HEAD {changed}, commit what it makes and register that."
+    for tag in ("emodetect@v1.0.0", "emodetect#candidate#1"):
+        clone.run("git", "tag", "--annotate", "--message=by hand", tag)
+    assert f"{name} of the commit {Registry(clone.folder).find('v1.0.0').commit[:10]} {changed}" in refusal(promote, clone.folder)
+    assert refusal(gate, clone.folder) == f"{name} {changed}."
+
+
+def test_a_model_that_was_judged_on_its_training_split_is_not_promoted(new_clone: Callable[[str], Clone]) -> None:
+    clone = new_clone("clone")
+    path = clone.folder / "params.yaml"
+    parameters = yaml.safe_load(path.read_text())
+    parameters["evaluate"]["split"] = "train"
+    path.write_text(yaml.safe_dump(parameters, sort_keys=False))
+    clone.run("dvc", "repro", "--quiet")
+    clone.commit()
+    clone.run("dvc", "push", "--quiet")
+    assert "labelled faces that it was trained on, the detector finds" in (clone.folder / "reports" / "model_card.md").read_text()
+    register(clone.folder)
+    with pytest.raises(ModelError, match=r"is not promoted: evaluated split is train, test is required \(evaluate\.split\)\.$"):
+        promote(clone.folder, accept_other_pictures=True)
 
 
 def test_unknown_names_say_what_there_is(new_clone: Callable[[str], Clone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

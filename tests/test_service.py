@@ -1,5 +1,6 @@
 """The service over a real socket: what it answers, what it refuses, how it holds load, how it ends."""
 
+import asyncio
 import hashlib
 import http.client
 import io
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +42,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from emodetect.core import ModelError
-from emodetect.engine import GIF_BLOCK, Engine, frames_of, load_models
+from emodetect.core import DataError, ModelError
+from emodetect.engine import GIF_BLOCK, Engine, Served, frames_of, load_models
 from emodetect.guard import pictures_of
 from emodetect.labels import EMOTIONS
 from emodetect.service import make_app
@@ -454,14 +457,15 @@ def test_examples_of_the_document_run(service: Service, tmp_path: Path) -> None:
 
 def test_keys_and_rates(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("first-key\nsecond-key\n")
-    with Service(tmp_path, rate=0.01, burst=4, api_key_file=tmp_path / "keys", api_key="third-key", origins="https://example.org") as service:
+    with Service(tmp_path, rate=0.01, burst=9, api_key_file=tmp_path / "keys", api_key="third-key\n", origins="https://example.org") as service:
         tried = ({}, {"X-API-Key": "first"}, {"X-API-Key": "first-key second-key"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer ÿ"})
         wrong = [service.ask("GET", "/v1/model", headers=headers) for headers in tried]
         assert [reply.status for reply in wrong] == [401] * 5 and wrong[0].headers["www-authenticate"] == "Bearer"
         right = [service.ask("GET", "/v1/model", headers=headers) for headers in ({"X-API-Key": "first-key"}, {"Authorization": "bearer second-key"}, {"X-API-Key": "third-key"})]
-        assert [reply.status for reply in right] == [200] * 3, "a refused key costs nothing of the rate"
-        assert [service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"}).status for _ in range(2)] == [200, 429]
-        late = service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"})
+        assert [reply.status for reply in right] == [200] * 3
+        assert [service.ask("GET", "/v1/model", headers={"X-API-Key": "third-key"}).status for _ in range(2)] == [200, 429], "a refused key counts as well: nine were asked"
+        late, guessed = (service.ask("GET", "/v1/model", headers={"X-API-Key": key}) for key in ("third-key", "guessed"))
+        assert guessed.status == 429 and "retry-after" in guessed.headers and "www-authenticate" not in guessed.headers, "nobody may try keys without end"
         assert 90 <= int(late.headers["retry-after"]) <= 100 and service.ask("GET", "/healthz").status == 200
         assert "access-control-allow-origin" not in service.ask("GET", "/healthz", headers={"Origin": "https://elsewhere.example"}).headers
         described = service.ask("GET", "/openapi.json").json["paths"]["/v1/predict"]["post"]
@@ -506,10 +510,14 @@ def test_examples_run_on_a_service_that_wants_a_key(tmp_path: Path) -> None:
         assert kept.headers["cache-control"].startswith("private, "), "a cache in between gives it to nobody without a key"
 
 
-@pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [200, 429, 200, 429]), ("", [200, 429, 429, 429])], ids=["believed", "not believed"])
+@pytest.mark.parametrize(
+    ("proxies", "statuses"),
+    [("127.0.0.1", [200, 429, 200, 429, 429, 200, 200, 429]), ("127.0.0.0/8", [200, 429, 200, 429, 429, 200, 200, 429]), ("", [200] + [429] * 7)],
+    ids=["believed", "a network that is believed", "not believed"],
+)
 def test_clients_behind_a_proxy_are_told_apart_if_it_is_known(tmp_path: Path, proxies: str, statuses: list[int]) -> None:
     with Service(tmp_path, rate=0.01, burst=1, proxies=proxies) as service:
-        clients = ("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.1")
+        clients = ("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.2", "unknown", "x" * 5000)  # what is no address is one client
         assert [service.ask("GET", "/v1/model", headers={"X-Forwarded-For": client}).status for client in clients] == statuses
 
 
@@ -555,6 +563,87 @@ def test_whatever_goes_wrong_with_a_picture_the_next_ones_are_answered(
             until(lambda: [record.exc_info[0] for record in caplog.records if record.name == "emodetect.engine"] == [ValueError] * 3)
         reply = client.post("/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"})
         assert reply.status_code == 200 and len(reply.json()["pictures"][0]["faces"]) == 1 and client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("side", "groups"), [(700, [8]), (1500, [2] * 4), (3000, [1] * 8)])
+def test_of_large_pictures_a_thread_holds_few_at_once(monkeypatch: pytest.MonkeyPatch, side: int, groups: list[int]) -> None:
+    living, most, looked, go_on = [], [], [], threading.Event()
+
+    def decode(data: bytes, name: str, _: int) -> np.ndarray:
+        if data == b"bad":
+            raise DataError(f"{name}: is no picture; replace it.")
+        picture = np.empty((side, side, 3), np.uint8)
+        living.append(weakref.ref(picture))
+        most.append(sum(one() is not None for one in living))
+        return picture
+
+    def look(pictures: list[np.ndarray]) -> list[list]:
+        looked.append(len(pictures))
+        go_on.wait(20)
+        return [[] for _ in pictures]
+
+    monkeypatch.setattr("emodetect.engine.decode_picture", decode)
+    engine = Engine(Served(look, {}, b"", "ab" * 32), threads=1, batch=16)
+    engine.submit([(None, b"first")])
+    until(lambda: looked)
+    jobs = engine.submit([(None, data) for _ in range(8) for data in (b"bad", b"good")])
+    go_on.set()
+    engine.close()
+    assert looked == [1, *groups] and max(most) == max(groups), "nothing keeps a picture that was looked at, a bad one beside it least of all"
+    assert [isinstance(job.answer.exception(), DataError) for job in jobs] == [True, False] * 8 and jobs[1].answer.result().width == side
+
+
+def upload(kind: str, pieces: Iterator[bytes]) -> tuple[dict, Callable, Callable]:
+    """A request as ASGI has it: its scope, and how it is received and answered. Who receives a piece is the only one who holds it."""
+    async def receive() -> dict:
+        piece = next(pieces, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def send(_: dict) -> None:
+        pass
+
+    return {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": [(b"content-type", kind.encode())]}, receive, send
+
+
+@pytest.mark.parametrize(
+    ("kind", "frame"), [("image/jpeg", [b"", b""]), ("multipart/form-data; boundary=line", form(("a.jpg", b"|"))[0].split(b"|"))], ids=["body", "form"]
+)
+def test_a_body_is_held_once_and_no_longer_than_somebody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, frame: list[bytes]) -> None:
+    looked, go_on, size = threading.Event(), threading.Event(), 40_000_000
+
+    def decode(*_: object) -> np.ndarray:
+        looked.set()
+        go_on.wait(20)
+        raise DataError("it is no picture.")
+
+    def new() -> tuple[dict, Callable, Callable]:
+        return upload(kind, filter(None, (piece for part in (frame[:1], (bytes(80_000) for _ in range(size // 80_000)), frame[1:]) for piece in part)))
+
+    async def ask() -> None:
+        first = asyncio.create_task(client.app(*new()))
+        while not looked.is_set():
+            await asyncio.sleep(0.01)
+        assert size <= tracemalloc.get_traced_memory()[0] - before < 1.1 * size, "its parts are gone, and the form that its files were copied from"
+        scope, receive, send = new()
+        second = asyncio.create_task(client.app(scope, receive, send))
+        while not engine.jobs:
+            await asyncio.sleep(0.01)
+        for job in scope["emodetect.jobs"]:
+            job.answer.cancel()  # as the server does when the client goes away
+        await second
+        assert len(engine.jobs) == 1 and tracemalloc.get_traced_memory()[0] - before < 1.1 * size, "what nobody waits for stays in the queue without its file"
+        go_on.set()
+        await first
+
+    monkeypatch.setattr("emodetect.engine.decode_picture", decode)
+    with served(tmp_path, body_megabytes=50) as (client, engine):
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            asyncio.run(asyncio.wait_for(ask(), 60))
+        finally:
+            go_on.set()
+            tracemalloc.stop()
 
 
 def test_a_page_of_another_site_can_read_that_an_answer_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -796,6 +885,8 @@ def test_a_canary_answers_its_share(tmp_path: Path) -> None:
         ({"frames": "0"}, "serve.frames is 0; give 1 or more"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
         ({"canary": "nowhere.onnx"}, "nowhere.onnx: cannot be read"),
+        ({"proxies": "*"}, "serve.proxies holds '*'; give the proxies' addresses, such as 10.0.0.1, or networks, such as 10.0.0.0/8"),
+        ({"api_key": "\n"}, "EMODETECT_API_KEY is empty"),
         ({"queue": "many"}, "serve.queue is 'many', but a number is expected"),
         ({"api_key_file": "nowhere"}, "the file of the API keys cannot be read"),
         ({"host": "203.0.113.1"}, "choose another with --host"),
@@ -804,7 +895,7 @@ def test_a_canary_answers_its_share(tmp_path: Path) -> None:
 def test_what_cannot_serve_does_not_listen(tmp_path: Path, given: dict[str, str], sentence: str) -> None:
     model = write_stand_in(tmp_path / "model.onnx")
     environment = os.environ | {f"EMODETECT_{name.upper()}": value for name, value in ({"model": str(model), "port": "0"} | given).items()}
-    done = subprocess.run([str(Path(sys.executable).with_name("emodetect")), "serve"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([str(Path(sys.executable).with_name("emodetect")), "serve"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1 and done.stdout == "", done.stderr
 
 

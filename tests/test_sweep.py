@@ -76,7 +76,7 @@ def test_the_best_again_composes_to_what_the_trial_had(tmp_path: Path) -> None:
     given = yaml.safe_load((PROJECT / "params.yaml").read_text())
     given["train"] |= {"epochs": 7, "optimizer": "SGD"}
     given["data"] |= {"source": "folder", "path": "my faces/set=1"}
-    given["prepare"] |= {"classes": {"wut": "anger"}}
+    given["prepare"]["classes"] |= {"wut": "anger"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
     trial = Experiment("best", "done", {"train.lr0": 0.0025, "train.optimizer": "AdamW"}, {}, {})
     space = dict.fromkeys(("train.lr0", "train.optimizer"))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import PROJECT, Copy
-from emodetect.gates import OUTCOMES_FILE
+from emodetect.gates import METRICS, OUTCOMES_FILE
 from emodetect.outcomes import Outcome, write_outcomes
 
 IMPORTED = """
@@ -82,25 +83,49 @@ def test_lagging_stages_are_named(new_copy: Callable[[], Copy]) -> None:
     assert copy.run(sys.executable, "tools/pipeline_lag.py", known).stdout == "", "nothing ran yet"
 
 
-def test_comparison_names_parameters_outputs_and_figures(new_copy: Callable[[], Copy]) -> None:
-    copy = new_copy()
-    shutil.copy(PROJECT / "dvc.lock", copy.folder)
-    outcomes = copy.folder / OUTCOMES_FILE
-    write_outcomes(outcomes, [Outcome(f"{number:016x}", 1, 1, int(number < 70)) for number in range(100)])
+COMPARED = {  # a pipeline of three stages that copy: the data are what a model answers
+    "prepare": {"cmd": "cp drawn.csv prepared.csv", "deps": ["drawn.csv"], "outs": ["prepared.csv"]},
+    "train": {"cmd": "cp prepared.csv model.csv", "deps": ["prepared.csv"], "params": ["train.epochs"], "outs": ["model.csv"]},
+    "evaluate": {
+        "cmd": f"cp model.csv {OUTCOMES_FILE} && printf '{{\"right\": %s}}' \"$(grep -c ',1$' model.csv)\" > {METRICS}",
+        "deps": ["model.csv"], "outs": [{OUTCOMES_FILE: {"cache": False}}], "metrics": [{METRICS: {"cache": False}}],
+    },
+}
+
+
+def test_comparison_names_parameters_outputs_and_figures_of_what_has_run(tmp_path: Path) -> None:
+    """Of a stage that has not run, the files that are in git are those of before."""
+    (tmp_path / "made" / ".dvc").mkdir(parents=True)
+    copy = Copy.of(tmp_path / "made", tmp_path / "copy")
+    (copy.folder / OUTCOMES_FILE).parent.mkdir(parents=True)
+    (copy.folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+    (copy.folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
+    (copy.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": COMPARED}, sort_keys=False))
+
+    def given(right: int, epochs: int) -> None:
+        write_outcomes(copy.folder / "drawn.csv", [Outcome(f"{number:016x}", 1, 1, int(number < right)) for number in range(100)])
+        (copy.folder / "params.yaml").write_text(yaml.safe_dump({"train": {"epochs": epochs}}))
+
+    def compared() -> str:
+        return copy.run(sys.executable, str(PROJECT / "tools" / "compare.py"), "HEAD", stderr=subprocess.DEVNULL).stdout
+
+    copy.run("git", "init", "--quiet")
+    given(70, 2)
+    copy.repro()
     copy.run("git", "add", "--all")
     copy.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message=ran")
-    same = copy.run(sys.executable, "tools/compare.py", "HEAD").stdout
-    assert same.count("No change.") == 3 and "| 100 pictures in common | 0.700 | 0.700 | +0.000 (+0.000 to +0.000) | no change |" in same
-    copy.change({"train": {"epochs": 7}})
-    lock = copy.folder / "dvc.lock"
-    digest = next(out["md5"] for out in copy.lock["train"]["outs"] if out["path"] == "models/emodetect.pt")
-    lock.write_text(lock.read_text().replace(digest, "f" * 32))
-    metrics = copy.folder / "reports" / "evaluate" / "metrics.json"
-    metrics.write_text(metrics.read_text().replace('"map50": 0.', '"map50": 1.'))
-    write_outcomes(outcomes, [Outcome(f"{number:016x}", 1, 1, int(number < 90)) for number in range(100)])
-    told = copy.run(sys.executable, "tools/compare.py", "HEAD").stdout
-    assert told.splitlines()[-2].endswith("| better |") and "| 0.700 | 0.900 | +0.200" in told
-    assert "train.epochs" in told and f"| models/emodetect.pt | {digest[:12]} | ffffffffffff |" in told and "map50" in told
+    same = compared()
+    assert same.count("No change.") == 3 and "| 100 pictures in common | 0.700 | 0.700 | +0.000 (+0.000 to +0.000) | no change |" in same and "Not run" not in same
+    given(90, 7)
+    copy.repro("prepare")
+    told = compared()
+    assert "train.epochs" in told and re.search(r"^\| prepared\.csv \| \w{12} \| \w{12} \|$", told, re.M), "what has run is compared"
+    assert re.findall(r"^Not run: (.+)\.$", told, re.M) == ["train, evaluate", "evaluate", "evaluate"], "of data and models, figures, noise: evaluate's own inputs are as before"
+    assert "right" not in told and "0.700" not in told and "No change" not in told and "| model.csv" not in told
+    copy.repro()
+    told = compared()
+    assert told.splitlines()[-2].endswith("| better |") and "| 0.700 | 0.900 | +0.200" in told and "Not run" not in told
+    assert re.search(r"^\| model\.csv \| \w{12} \| \w{12} \|$", told, re.M) and re.search(r"metrics\.json +\| right +\| 70 +\| 90 +\| 20", told)
     assert (copy.folder / "reports" / "comparison.md").read_text() + "\n" == told
 
 
@@ -112,9 +137,10 @@ def test_goals_are_held_against_the_figures_of_the_benchmarks(monkeypatch: pytes
     monkeypatch.setattr(goals, "PROJECT", tmp_path)
     place, aims = tmp_path / "reports" / "benchmarks" / "data.json", []
     for ratio in (1.25, 1.26):
-        place.write_text(json.dumps(json.loads(place.read_text()) | {"prepare_to_least": ratio, "ultralytics_to_prepare": 4 - ratio}))
+        figures = {"prepare_to_least": ratio, "ultralytics_to_prepare": 4 - ratio, "peak_megabytes": {"5000": 100, "25000": 10 + 80 * ratio}}
+        place.write_text(json.dumps(json.loads(place.read_text()) | figures))
         aims.append({goal.what: goal.reached for goal in goals.goals() if goal.command == "bench-data"})
-    assert [list(some.values()) for some in aims] == [[True, False], [False, False]]
+    assert [list(some.values()) for some in aims] == [[True, False, True], [False, False, False]]
     goals.main()
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(goals.goals()) and printed[0].split()[:4] == ["missed", "1.26", "≤", "1.25"]
@@ -138,16 +164,40 @@ def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatc
     assert json.loads((tmp_path / "score.json").read_text()) == {"score": 1, "sections": dict.fromkeys(score.SECTIONS, 1), "failed": 0}
 
 
-@pytest.mark.parametrize("tag", ["v9.9.9", "0.1.0", ""])
-def test_a_tag_that_is_not_the_version_is_no_release(tag: str, tmp_path: Path) -> None:
-    called = tmp_path / "gh"
-    called.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
-    called.chmod(0o755)
+NOTED = "# Changelog\n\n## Unreleased\n\n* Not yet.\n\n## {version}\n\n* Faces are found.\n* And named.\n\n## 0.0.1\n\n* Before.\n"
+
+
+@pytest.mark.parametrize(("tag", "log", "refusal"), [
+    ("v9.9.9", NOTED, "the tag is 'v9.9.9', but settings.ini says v{version};"),
+    ("0.1.0", NOTED, "the tag is '0.1.0', but settings.ini says v{version};"),
+    ("", NOTED, "the tag is '', but settings.ini says v{version};"),
+    ("v{version}", NOTED.replace("{version}", "{version}0"), "CHANGELOG.md has nothing under '## {version}';"),
+    ("v{version}", NOTED.replace("* Faces are found.\n* And named.\n", ""), "CHANGELOG.md has nothing under '## {version}';"),
+    ("v{version}", NOTED, ""),
+])  # fmt: skip
+def test_a_release_is_of_the_version_and_says_what_the_changelog_says(tag: str, log: str, refusal: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "settings.ini"):
+        shutil.copy(PROJECT / name, tmp_path)
     version = re.search(r"^version = (.+)$", (PROJECT / "settings.ini").read_text(), re.M)[1]
+    (tmp_path / "CHANGELOG.md").write_text(log.format(version=version))
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "a.whl").touch()
+    (tmp_path / "gh").write_text(f'#!/bin/sh\nfor each in "$@"; do echo "<$each>"; done > {tmp_path}/told\n')
+    (tmp_path / "gh").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": tag.format(version=version)}
+    done = subprocess.run(["make", "release"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if refusal:
+        assert done.returncode and refusal.format(version=version) in done.stderr and not (tmp_path / "told").exists()
+    else:
+        assert done.returncode == 0, done.stderr
+        told = ["release", "create", f"v{version}", "dist/a.whl", "--verify-tag", "--notes", "\n* Faces are found.\n* And named."]
+        assert (tmp_path / "told").read_text() == "".join(f"<{each}>\n" for each in told)
 
-    def release(tag: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["make", "release"], cwd=PROJECT, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": tag}, capture_output=True, text=True)
 
-    refused = release(tag)
-    assert refused.returncode and f"the tag is '{tag}', but settings.ini says v{version}" in refused.stderr and not (tmp_path / "called").exists()
-    assert release(f"v{version}").returncode == 0 and (tmp_path / "called").exists()
+def test_two_lengths_of_training_tell_what_grows_from_what_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    import cluster
+
+    monkeypatch.setattr(cluster, "EPOCHS", (1, 4))
+    assert cluster.parted([5.5, 7.0]) == {"fixed_seconds": 5.0, "seconds_an_epoch": 0.5}
+    assert cluster.rounded({"a": [1.234, 2], "b": {"c": 0.126}}) == {"a": [1.23, 2], "b": {"c": 0.13}}

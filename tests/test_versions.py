@@ -349,6 +349,35 @@ def test_a_fresh_clone_is_filled_and_a_changed_file_stays(store: Store, tmp_path
     assert store.data() == before
 
 
+def test_where_the_source_is_not_every_stage_but_the_fetch_runs(tmp_path: Path) -> None:
+    """The stages of dvc.yaml with commands that take no time, and a folder of pictures that goes away after the first run."""
+    store, source = Store(tmp_path / "project"), tmp_path / "faces"
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    outs = {name: [out for out in stage["outs"] if isinstance(out, str)] for name, stage in stages.items()}
+    made = {out for each in outs.values() for out in each}
+    for name, stage in stages.items():
+        deps = [str(source)] if name == "fetch" else [*(dep for dep in stage["deps"] if dep in made), "settings"]
+        stages[name] = {"cmd": [f"mkdir -p $(dirname {out}) && cat settings > {out}" for out in outs[name]], "deps": deps, "outs": outs[name]}
+    store.folder.mkdir()
+    source.mkdir()
+    (source / "a.jpg").write_text("a picture")
+    (store.folder / "settings").write_text("some epochs")
+    (store.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    store.run("git", "init", "--quiet", "--initial-branch=main")
+    store.dvc("init", "--quiet")
+    store.dvc("repro", "--quiet")
+    shutil.rmtree(source)
+    (store.folder / "settings").write_text("more epochs")
+
+    with pytest.raises(AssertionError, match="failed to reproduce 'fetch'"):
+        store.dvc("repro")
+    assert not (store.folder / "data" / "raw").exists(), "why data/README.md names another command; if DVC has learned to look first, simplify it"
+    store.dvc("checkout", "--quiet", "fetch")
+    assert (store.folder / "data" / "raw").exists()
+    ran = [line.split("'")[1] for line in store.dvc("repro", "--downstream", "weights").splitlines() if line.startswith("Running stage")]
+    assert sorted(ran) == sorted(stages.keys() - {"fetch"})
+
+
 def test_trouble_is_told_in_one_sentence(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     store.configure("s3://faces/nowhere", "http://127.0.0.1:9")
     store.object(PICTURE).unlink()

@@ -5,10 +5,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import yaml
+
+from benchmarks.image_root import instructions
 
 PROJECT = Path(__file__).parent.parent
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
@@ -61,10 +64,38 @@ def test_what_takes_long_runs_at_night() -> None:
 
 def test_what_is_delivered_comes_with_the_list_of_its_parts() -> None:
     (steps,) = jobs(PROJECT / ".github" / "workflows" / "release.yml")
-    order = [steps.index(step) for step in ("make dist", "make sbom", "actions/attest-build-provenance", "make release")]
-    assert order == sorted(order), "the list is attested and published with the rest of dist"
+    order = [steps.index(step) for step in ("make notes", "make test", "make dist", "make sbom", "actions/attest-build-provenance", "make release")]
+    assert order == sorted(order), "a release without notes ends before the tests; the lists are attested and published with the rest of dist"
     images = yaml.safe_load((PROJECT / ".github" / "workflows" / "images.yml").read_text())["jobs"]["build"]["steps"]
     assert [step.get("run") for step in images[-3:-1]] == ["make images", "make sbom"] and images[-1]["with"]["path"] == "dist/*.cdx.json"
+
+
+def paths(workflow: str) -> list[list[str]]:
+    """The files whose change starts a workflow, of each event that has such a list."""
+    events = yaml.safe_load((PROJECT / ".github" / "workflows" / f"{workflow}.yml").read_text())[True]  # YAML takes `on` for true
+    return [event["paths"] for event in events.values() if event and "paths" in event]
+
+
+def test_images_are_built_when_a_file_that_they_copy_changes() -> None:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    made = {name for stage in stages.values() for out in stage["outs"] for name in ([out] if isinstance(out, str) else out)}
+    dockerfiles = sorted((PROJECT / "dockerfiles").glob("*.Dockerfile"))
+    copied = {source for path in dockerfiles for name, value in instructions(path) if name == "COPY" and not value.startswith("--from") for source in value.split()[:-1]}
+    files = {path.relative_to(PROJECT).as_posix() for path in dockerfiles} | {f"{one}/any" if (PROJECT / one).is_dir() else one for one in copied - made}
+    assert {"settings.ini", "emodetect/any", "requirements_serve.txt"} <= files and len(paths("images")) == 2
+    for listed in paths("images"):
+        assert not [file for file in files if not any(fnmatch(file, pattern) for pattern in listed)]
+
+
+def test_a_pull_request_is_compared_when_what_a_stage_reads_changes() -> None:
+    """Modules are generated from notebooks, which are what is changed."""
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    sources = {"emodetect/" + path.stem.partition("_")[2] + ".py": f"nbs/{path.name}" for path in (PROJECT / "nbs").glob("[0-9]*.ipynb")}
+    read = {sources.get(name, name) for stage in stages.values() for name in stage["deps"] if name.startswith(("emodetect/", "nbs/", "requirements"))}
+    assert {"nbs/90_stages.ipynb", "nbs/stages/report.ipynb", "requirements.txt"} <= read and not [name for name in read if name.startswith("emodetect/")]
+    (data,), (model,) = paths("data-change"), paths("model-change")
+    assert not [name for name in read if not any(fnmatch(name, pattern) for pattern in data + model)]
+    assert {"dvc.yaml", "params.yaml", "nbs/90_stages.ipynb"} <= {*data} & {*model}, "they decide over stages of both kinds"
 
 
 @pytest.fixture
@@ -111,6 +142,21 @@ def test_audit_asks_about_every_lock_and_names_what_failed(make_with: Callable) 
     assert done.returncode != 0 and len(told) == len(locks) + 1 and "for requirements_fer.txt package-lock.json" in done.stderr
     done, told = make_with("audit", pip_audit="")
     assert done.returncode == 0 and len(told) == len(locks) and "npm is not here" in done.stdout
+
+
+def test_each_workflow_edits_its_own_comment_alone(make_with: Callable, tmp_path: Path) -> None:
+    """One pull request may change data and model: both comparisons stay under it."""
+    project = tmp_path / "project"
+    (project / "reports").mkdir(parents=True)
+    shutil.copy(PROJECT / "Makefile", project)
+    (project / "reports" / "comparison.md").write_text("## Figures\n\nNot run: train.\n")
+    earlier = 'case "$*" in *--paginate*"<!-- emodetect: data-change -->"*) echo 11; echo 12;; esac'
+    for workflow, call in (("data-change", "--method PATCH repos/{owner}/{repo}/issues/comments/11"), ("model-change", "--method POST repos/{owner}/{repo}/issues/7/comments")):
+        done, told = make_with(f"--directory={project}", "comment", "PULL_REQUEST=7", f"GITHUB_WORKFLOW={workflow}", gh=earlier)
+        assert done.returncode == 0, done.stderr
+        assert told[0].startswith("gh api --paginate repos/{owner}/{repo}/issues/7/comments --jq .[] | select(.body | startswith(")
+        assert told[1:] == [f"gh api --silent {call} --raw-field body=<!-- emodetect: {workflow} -->", f"# {workflow}", "", "## Figures", "", "Not run: train."]
+    assert make_with(f"--directory={project}", "comment", "PULL_REQUEST=7", gh="exit 1")[0].returncode != 0, "no comment is made if it is not known whether there is one"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

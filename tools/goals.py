@@ -1,10 +1,11 @@
 """What this project set itself, and what was measured last: `python tools/goals.py` prints the table that stands in nbs/guides/published_numbers.ipynb.
 
-The figures are those of reports/benchmarks, which the commands named beside them write; nothing is measured here.
+The figures are those of reports/benchmarks, which the commands named beside them write; nothing is measured here. Where two clients counted, the lower count stands here.
 """
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,29 @@ def read(name: str) -> dict[str, Any]:
 
 def goals() -> list[Goal]:
     """Every goal that is a number, in the order of the pipeline."""
-    data, train, finding, infer, score, serve = map(read, ("data", "train", "finding", "infer", "score", "serve"))
+    data, train, accuracy, finding, infer, score, serve = map(read, ("data", "train", "accuracy", "finding", "infer", "score", "serve"))
     faces, large, small, start = finding["modes"]["faces"], finding["large"], infer["ratios"]["96"], infer["start_seconds"]
     reduced = [name for name, taken in infer["taken"]["96"].items() if taken and not name.endswith("fp32")]
-    lost = round(faces["emotion_right_on_bare_portraits"] - faces["emotion_right_of_found_24_px_and_more"], 3)
+    unseen = finding.get("fresh", faces)  # on the others the default was chosen
+    lost = round(unseen["emotion_right_on_bare_portraits"] - unseen["emotion_right_of_found_24_px_and_more"], 3)
     other = [name for name in start if name.startswith("openvino")]
     served, one = serve["ratios"]["whole picture, 96 px"], serve["batches"]["p50_to_one_at_a_time_at_1"]
-    quick = max(row["rate_to_plain_at_32"] for name, row in serve["ratios"].items() if name.startswith("whole picture, 96 px, ") and serve["precisions"][name]["taken"])
+    rates = {name: min(row["rate_to_plain_at_32"], serve["wrk"][name]["rate_to_plain"]) for name, row in serve["ratios"].items() if name.startswith("whole picture, 96 px")}
+    quick = max(rate for name, rate in rates.items() if name != "whole picture, 96 px" and serve["precisions"][name]["taken"])
+    memory = [data["peak_megabytes"][name] for name in sorted(data["peak_megabytes"], key=int)]
+    points = list(zip(score["pictures"], score["seconds"], strict=True))
+    steps = [(later - sooner) / (more - fewer) for (fewer, sooner), (more, later) in pairwise(points)]
     return [
         Goal("prepare of 25,000 pictures, times the least that must be done", 1.25, data["prepare_to_least"], "bench-data", least=False),
         Goal("prepare, times as fast as Ultralytics' scan", 3, data["ultralytics_to_prepare"], "bench-data"),
+        Goal("prepare, memory for 25,000 pictures over that for 5,000 (flat: at most a tenth more)", 1.1, round(memory[-1] / memory[0], 2), "bench-data", least=False),
         Goal("training, the faster precision, times `yolo train`", 2.2, max(train["to_yolo_train"].values()), "bench-train"),
         Goal("training in 32 bits, of the bare limit", 0.8, train["to_bare_limit"]["fp32"], "bench-train"),
         Goal("training in 16 bits, of the bare limit", 0.8, train["to_bare_limit"]["bf16"], "bench-train"),
+        Goal("training in 32 bits, as accurate as `yolo train`: p-value over five seeds or more", 0.05, accuracy["less_yolo_train"]["fp32"]["p"], "bench-accuracy"),
+        Goal("training in 16 bits, as accurate as `yolo train`: p-value over five seeds or more", 0.05, accuracy["less_yolo_train"]["bf16"]["p"], "bench-accuracy"),
         Goal("what DVC, Papermill and DVCLive add to ten minutes", 0.05, train["stage_adds_to_ten_minutes"], "bench-train", least=False),
-        Goal("faces of 24 px and more found in scenes", 0.95, faces["found_24_px_and_more"], "bench-finding"),
+        Goal("faces of 24 px and more found in scenes", 0.95, unseen["found_24_px_and_more"], "bench-finding"),
         Goal("false faces in 100 pictures without any", 1, faces["false_faces_in_100_face_free"], "bench-finding", least=False),
         Goal("false faces in 100 hard ones", 1, faces["false_faces_in_100_hard"], "bench-finding", least=False),
         Goal("false faces in 100 large hard ones", 1, large["false_faces_in_100_face_free"], "bench-finding", least=False),
@@ -61,10 +70,11 @@ def goals() -> list[Goal]:
         Goal("what the detector adds to bare ONNX Runtime, one at a time", 0.15, small["1"]["onnxruntime fp32"]["over_bare"], "bench-infer", least=False),
         Goal("what the detector adds to bare OpenVINO, one at a time, at most", 0.15, max(small["1"][name]["over_bare"] for name in other), "bench-infer", least=False),
         Goal("what the detector adds to bare ONNX Runtime, 32 at a time", 0.05, small["32"]["onnxruntime fp32"]["over_bare"], "bench-infer", least=False),
+        Goal("what the detector adds to bare OpenVINO, 32 at a time, at most", 0.05, max(small["32"][name]["over_bare"] for name in other), "bench-infer", least=False),
         Goal("seconds from the start of a process to its first answer, ONNX Runtime", 0.6, start["onnxruntime fp32"], "bench-infer", least=False),
         Goal("seconds from the start of a process to its first answer, OpenVINO, at most", 0.6, max(start[name] for name in other), "bench-infer", least=False),
-        Goal("batch scoring, how straight the line of its time is (R²)", 0.99, score["line"]["r_squared"], "bench-score"),
-        Goal("service, 32 clients, 96 px, 32 bits, times the plain one", 7.5, served["rate_to_plain_at_32"], "bench-serve"),
+        Goal("batch scoring, a further picture among the last over one among the first (a straight line: 1)", 1.05, round(steps[-1] / steps[0], 3), "bench-score", least=False),
+        Goal("service, 32 clients, 96 px, 32 bits, times the plain one", 7.5, rates["whole picture, 96 px"], "bench-serve"),
         Goal("service, 32 clients, 96 px, a reduced precision, times the plain one", 12, quick, "bench-serve"),
         Goal("service, 32 clients, 96 px, times shorter until 99 % are answered", 5, served["p99_of_plain_to_p99_at_32"], "bench-serve"),
         Goal("service, 32 clients, 96 px, of the bare loop that decodes and infers", 0.7, served["rate_to_bare_at_32"], "bench-serve"),

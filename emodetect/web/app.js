@@ -1,5 +1,5 @@
 // The page: a notice, then pictures from files, the clipboard, an example or the camera. Nothing is stored.
-import { ask, useKey } from "./access.js";
+import { ask, keyInUse, useKey } from "./access.js";
 import { Camera } from "./camera.js";
 import { startEngine } from "./engine.js";
 import { Problem, percent, say, translate } from "./texts.js";
@@ -16,24 +16,27 @@ function tell(text, trouble = false) {
   $("status").classList.toggle("trouble", trouble);
 }
 
+/** What went wrong, in a form that the reader can be told. */
+const asProblem = (error) => (error instanceof Problem ? error : new Problem("problem.engine", { detail: error.message }));
+
 await translate(document);
 
 // ---- Whether the service wants a key ----
 
-/** What the service tells of its model, once it takes the reader's key; {} if it doesn't answer. */
+/** What the service tells of its model, once it takes the reader's key; {} if it doesn't answer. With a key that cannot even be sent nothing else could be asked. */
 async function admit() {
-  for (let refused = false; ; refused = true) {
+  for (;;) {
     const response = await ask("v1/model").catch(() => null);
-    if (response?.status !== 401) return response?.ok ? response.json() : {};
-    useKey(await askKey(refused));
+    if (response ? response.status !== 401 : !keyInUse()) return response?.ok ? response.json().catch(() => ({})) : {};
+    useKey(await askKey(!keyInUse() ? "key.text" : response ? "key.refused" : "key.unsent"));
   }
 }
 
-const askKey = (refused) => new Promise((resolve) => {
+const askKey = (why) => new Promise((resolve) => {
   const field = Object.assign(make("input"), { type: "password", id: "key", autocomplete: "off", required: true, maxLength: 200 });
   field.setAttribute("aria-describedby", "key-text");
   const label = Object.assign(make("label", "", say("key")), { htmlFor: "key" });
-  const text = Object.assign(make("p", "quiet", say(refused ? "key.refused" : "key.text", { host })), { id: "key-text" });
+  const text = Object.assign(make("p", "quiet", say(why, { host })), { id: "key-text" });
   const form = make("form", "card key", make("p", "actions", label, field, make("button", "primary", say("key.use"))), text);
   form.onsubmit = (event) => {
     event.preventDefault();
@@ -45,11 +48,21 @@ const askKey = (refused) => new Promise((resolve) => {
   field.focus();
 });
 
-const admitted = admit();
+let admitted = admit();
+
+/** Begin again with another key, after an answer that the one in use, or none, is not taken; whether there is another. */
+async function readmit() {
+  const before = keyInUse();
+  if ($("engine").dataset.engine !== "loading") { // else it is under way
+    admitted = admit();
+    engine = start();
+    engine.catch(() => {});
+  }
+  await admitted;
+  return keyInUse() !== before;
+}
 
 // ---- Who looks at the pictures ----
-
-let server = false; // whether the reader knows that pictures go to the server
 
 function showEngine(kind, values = {}) {
   const [title, text] = $("engine").children;
@@ -57,13 +70,14 @@ function showEngine(kind, values = {}) {
   title.textContent = say(`engine.${kind}`);
   text.textContent = say(`engine.${kind}.text`, { host, ...values });
   $("where").textContent = kind === "loading" ? say("notice.where") : text.textContent;
+  $("where-told").textContent = kind === "loading" ? "" : `${title.textContent}: ${text.textContent}`;
 }
 
 const progress = (share) => showEngine("loading", { share: share ? ` (${percent(share)})` : "" });
 
 async function start() {
   progress(0);
-  await admitted;
+  showModel(await admitted);
   try {
     const engine = await startEngine(progress);
     showEngine(engine.kind, engine.reason && { reason: say(`reason.${engine.reason}`) });
@@ -77,31 +91,51 @@ async function start() {
 let engine = start();
 engine.catch(() => {}); // told when a picture needs it
 
-/** The engine, once it is there. Before the first picture leaves the device the reader is asked, if the notice could not yet say so. */
-async function ready() {
+const allowed = { pictures: false, camera: false }; // what the reader lets go to the server
+const questions = {}; // about which of them is being asked: {answer, close}
+
+/** The engine, once it is there, for pictures or the camera's; null if they are no longer wanted, or may not leave the device. The reader is asked before the first one does, if the notice could not yet say so. */
+async function ready(what, wanted) {
   const one = await engine.catch(() => (engine = start()));
-  if (one.kind === "server" && !server) await (asked ??= consent());
-  return one;
+  if (!wanted()) return null;
+  if (one.kind !== "server" || allowed[what]) return one;
+  questions[what] ??= consent(what);
+  return await questions[what].answer && wanted() ? one : null;
 }
 
-let asked = null;
-const consent = () => new Promise((resolve) => {
-  const send = Object.assign(make("button", "primary", say("consent.send", { host })), { type: "button" });
-  const box = make("div", "card consent", make("p", "", say("consent", { host })), make("p", "actions", send));
-  send.onclick = () => {
-    server = true;
-    box.remove();
-    resolve();
+/** Ask on a card whether pictures, or the camera's, may go to the server. */
+function consent(what) {
+  const title = Object.assign(make("h3", "", say(`consent.${what}`, { host })), { id: `consent-${what}` });
+  const text = Object.assign(make("p", "", say(`consent.${what}.text`)), { id: `consent-${what}-text` });
+  const [send, keep] = ["send", "keep"].map((key) => Object.assign(make("button", "", say(`consent.${key}`)), { type: "button" }));
+  const card = Object.assign(make("div", "card consent", title, text, make("p", "actions", send, keep)), { tabIndex: -1 });
+  card.setAttribute("role", "group");
+  card.setAttribute("aria-labelledby", title.id);
+  for (const element of [card, send, keep]) element.setAttribute("aria-describedby", text.id);
+  let told;
+  const answer = new Promise((resolve) => { told = resolve; });
+  const close = (yes) => {
+    allowed[what] = yes;
+    delete questions[what];
+    if (card.contains(document.activeElement)) $(what === "camera" ? "camera" : "tool-title").focus();
+    card.remove();
+    told(yes);
   };
-  $("status").after(box);
-  send.focus();
-});
+  send.onclick = () => close(true);
+  keep.onclick = () => {
+    close(false);
+    if (what === "pictures") document.querySelectorAll("#results [aria-busy=true] .close").forEach((one) => one.click());
+  };
+  $("status").after(card);
+  card.focus(); // the card, not a button: a key that is pressed by chance sends nothing
+  return { answer, close };
+}
 
 $("agree").onclick = async () => {
   $("notice").hidden = true;
   $("tool").hidden = false;
   $("tool-title").focus();
-  server = $("engine").dataset.engine === "server";
+  allowed.pictures = allowed.camera = $("engine").dataset.engine === "server"; // the notice said so
 };
 
 // ---- Pictures ----
@@ -118,6 +152,7 @@ function add(files) {
       result.element.remove();
       $("clear").hidden = !$("results").children.length;
       $("tool-title").focus();
+      if (!document.querySelector("#results [aria-busy=true]")) questions.pictures?.close(false); // nothing waits for the answer
     });
     queue = queue.then(() => look(file, result));
     return result;
@@ -127,18 +162,20 @@ function add(files) {
 }
 
 async function look(file, result) {
-  if (!result.element.isConnected) return; // removed meanwhile
-  const { name } = result;
+  const { name } = result, wanted = () => result.element.isConnected; // not if it was removed meanwhile
+  if (!wanted()) return;
   try {
     result.wait(say("status.waiting"));
-    const one = await ready(), start = performance.now();
+    const one = await ready("pictures", wanted), start = performance.now();
+    if (!one) return;
     result.wait(say("status.looking"));
     tell(`${name}: ${say("status.looking")}`);
     const found = await one.file(file);
     result.show(found, performance.now() - start);
     tell(sayResult(name, found));
   } catch (error) {
-    const problem = error instanceof Problem ? error : new Problem("problem.engine", { detail: error.message });
+    const problem = asProblem(error);
+    if (problem.values.status === 401 && await readmit()) return look(file, result);
     tell(`${name}: ${problem.text}`);
     result.fail(problem, () => {
       result.remove();
@@ -177,37 +214,57 @@ for (const name of EXAMPLES) {
 
 let told = 0; // when something was last said of the camera's picture
 
-const camera = new Camera($("live"), (on) => {
-  $("camera").textContent = say(on ? "camera.stop" : "camera.start");
-  tell(say(on ? "camera.started" : "camera.stopped"));
-}, (problem) => tell(problem.text, true), (result) => {
-  const text = sayResult(say("camera.title"), result), now = performance.now();
-  if (now - told < PAUSE || text === $("status").textContent) return;
-  told = now;
-  tell(text);
+/** Show and tell why the camera gives no answer. */
+function trouble(problem) {
+  told = -PAUSE; // so that the next answer takes its place at once
+  tell(problem.text, true);
+}
+
+const camera = new Camera($("live"), {
+  changed: (state) => {
+    $("camera").textContent = say(state === "stopped" ? "camera.start" : "camera.stop");
+    tell(say(`camera.${state}`));
+    if (state === "stopped") questions.camera?.close(false);
+  },
+  failed: (error) => {
+    const problem = asProblem(error);
+    trouble(problem);
+    if (problem.values.status === 401) readmit();
+  },
+  delayed: trouble,
+  seen: (result) => {
+    const text = sayResult(say("camera.title"), result), now = performance.now();
+    if (now - told < PAUSE || text === $("status").textContent) return;
+    told = now;
+    tell(text);
+  },
 });
 
 $("camera").onclick = async () => {
   if (camera.on) return camera.stop();
   try {
-    await camera.start(await ready());
-  } catch (problem) {
-    tell(problem.text, true);
+    await camera.start((wanted) => ready("camera", wanted));
+  } catch (error) {
+    trouble(asProblem(error));
   }
 };
 window.addEventListener("pagehide", () => camera.stop());
 
 // ---- The model's card ----
 
-const card = $("about"), model = await admitted;
-if (model.source) document.querySelectorAll(".source").forEach((link) => { link.href = model.source; });
-const facts = {
-  name: [model.name, model.version].filter(Boolean).join(" "),
-  sha256: model.sha256,
-  licence: model.licence,
-  uncertain: model.settings && say("card.uncertain.text", { reject: percent(model.settings.reject) }),
-  steps: model.provenance?.map((step) => step.stage).filter(Boolean).join(" → "),
-};
-for (const [key, fact] of Object.entries(facts)) if (fact) card.querySelector("dl").append(make("div", "", make("dt", "", say(`card.${key}`)), make("dd", "", fact)));
-if (model.card) Object.assign(card.querySelector("pre"), { textContent: model.card.replace(/^---\n[^]*?\n---\n\s*/, ""), hidden: false }); // without the head, which is for machines
-document.querySelector(".card-link").onclick = () => { card.open = true; };
+document.querySelector(".card-link").onclick = () => { $("about").open = true; };
+
+/** Show what the service tells of its model. */
+function showModel(model) {
+  if (model.source) document.querySelectorAll(".source").forEach((link) => { link.href = model.source; });
+  const facts = {
+    name: [model.name, model.version].filter(Boolean).join(" "),
+    sha256: model.sha256,
+    licence: model.licence,
+    uncertain: model.settings && say("card.uncertain.text", { reject: percent(model.settings.reject) }),
+    steps: model.provenance?.map((step) => step.stage).filter(Boolean).join(" → "),
+  };
+  const told = Object.entries(facts).filter(([, fact]) => fact).map(([key, fact]) => make("div", "", make("dt", "", say(`card.${key}`)), make("dd", "", fact)));
+  document.querySelector("#about dl").replaceChildren(...told);
+  if (model.card) Object.assign(document.querySelector("#about pre"), { textContent: model.card.replace(/^---\n[^]*?\n---\n\s*/, ""), hidden: false }); // without the head, which is for machines
+}

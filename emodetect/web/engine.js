@@ -1,8 +1,12 @@
 // Who looks at the pictures: this browser if it can, else the server. Both answer {width, height, faces} as POST /v1/predict does.
 import { ask, keyInUse } from "./access.js";
+import { readsTrue } from "./pixels.js";
 import { Problem } from "./texts.js";
 
 const MOST = 50_000_000; // pixels; a larger picture is refused, as the Python detector does
+const PIXELS = 16_000_000, BYTES = 9_900_000; // that a service takes unless it is set otherwise (serve.pixels; serve.body_megabytes, with room for the form)
+const AGAIN = 1000; // milliseconds after which what the network failed to bring is fetched once more
+const REASONS = ["vendor", "model", "network"]; // why it isn't the browser; what else goes wrong is the browser's fault
 const PATIENCE = 60_000; // milliseconds that the server has for an answer
 const FAR = 64; // of a large picture, faces smaller than this part of its longer side are not looked for: a browser takes ten times as long as the service
 const NEAR = 75; // pixels; the camera's faces are near, and looking for small ones takes several times as long
@@ -22,17 +26,42 @@ async function decode(file) {
   return bitmap;
 }
 
+/** A picture drawn at a size, on white, as a JPEG file; null if it cannot be. */
+function drawn(picture, width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d", { alpha: false });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, width, height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
+}
+
+/** A picture as a file that a service takes, smaller if it must be; null if it cannot be drawn. */
+async function within(bitmap) {
+  const { width, height } = bitmap, pixels = width * height;
+  for (let most = Math.min(pixels, PIXELS); ; most /= 2) {
+    const scale = Math.sqrt(most / pixels), file = await drawn(bitmap, Math.max(Math.floor(scale * width), 1), Math.max(Math.floor(scale * height), 1));
+    if (!file || file.size <= BYTES) return file;
+  }
+}
+
+/** The answer about a picture that was drawn smaller, in the pixels that it had. */
+function enlarged(result, { width, height }) {
+  const across = width / result.width, down = height / result.height;
+  return { width, height, faces: result.faces.map((face) => ({ ...face, left: across * face.left, top: down * face.top, right: across * face.right, bottom: down * face.bottom })) };
+}
+
 class BrowserEngine {
   kind = "browser";
   waiting = new Map();
   last = 0;
 
-  /** The engine, once its model is there; rejects with the name of what is missing. */
+  /** The engine, once its model is there; rejects with the name of what is missing. A worker's scripts that don't come are told without a message. */
   static start(progress) {
     const worker = new Worker("worker.js", { type: "module" }), engine = new BrowserEngine(worker);
     return new Promise((resolve, reject) => {
       worker.onerror = ({ message }) => {
-        reject(new Error("browser"));
+        reject(new Error(message ? "browser" : "network"));
         [...engine.waiting.keys()].forEach((id) => engine.answer({ id, detail: message }));
       };
       worker.onmessage = ({ data }) => {
@@ -78,15 +107,26 @@ class BrowserEngine {
 class ServerEngine {
   kind = "server";
 
-  /** `reason`: why it isn't the browser: vendor, model or browser. */
+  draws = readsTrue(document.createElement("canvas")); // whether it can draw a picture smaller, and the camera's at all
+
+  /** `reason`: why it isn't the browser: vendor, model, network or browser. */
   constructor(reason) {
     this.reason = reason;
   }
 
+  /** A picture that is too large for the service is drawn smaller; one that the browser cannot read may be one for the service. */
   async file(file) {
+    const bitmap = this.draws && await decode(file).catch((problem) => { if (problem.key === "problem.large") throw problem; });
+    if (!bitmap) return this.send(file, file.name);
+    const { width, height } = bitmap, smaller = width * height > PIXELS || file.size > BYTES ? await within(bitmap) : null;
+    bitmap.close();
+    return smaller ? enlarged(await this.send(smaller, file.name), { width, height }) : this.send(file, file.name);
+  }
+
+  async send(picture, name) {
     const form = new FormData();
-    form.append("files", file, file.name || "picture");
-    const options = { method: "POST", body: form, signal: AbortSignal.timeout(PATIENCE) };
+    form.append("files", picture, name || "picture");
+    const options = { method: "POST", body: form, signal: AbortSignal.timeout?.(PATIENCE) }; // the browsers that cannot run the model may not have it, either
     const response = await ask("v1/predict", options).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
     const answer = await response.json().catch(() => ({}));
     if (response.ok) return ordered(answer.pictures[0]);
@@ -96,19 +136,22 @@ class ServerEngine {
   }
 
   async frame(video) {
-    const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
-    canvas.getContext("2d").drawImage(video, 0, 0);
-    return this.file(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9)));
+    if (!this.draws) throw new Problem("camera.hidden");
+    return this.send(await drawn(video, video.videoWidth, video.videoHeight));
   }
 }
 
 /** The engine that can be had: the browser's, else the server's; a `Problem` if the server doesn't answer. */
 export async function startEngine(progress) {
   try {
-    return await BrowserEngine.start(progress);
+    return await BrowserEngine.start(progress).catch(async (error) => {
+      if (error.message !== "network") throw error;
+      await new Promise((resolve) => setTimeout(resolve, AGAIN));
+      return BrowserEngine.start(progress);
+    });
   } catch (error) {
     const answers = await fetch("healthz").then((response) => response.ok, () => false);
     if (!answers) throw new Problem("engine.none.text", { host: location.host });
-    return new ServerEngine(error.message);
+    return new ServerEngine(REASONS.includes(error.message) ? error.message : "browser");
   }
 }

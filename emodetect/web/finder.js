@@ -6,7 +6,8 @@ const SEEN = 64; // pixels; from this size on YuNet finds a face with hardly an 
 const LONGEST = 2560; // pixels; a picture is enlarged up to this until its smallest face has that size, and
 const GLIMPSED = 48; // pixels; beyond it until it has this one, at which YuNet trusts itself less, but
 const ENLARGED = 2; // times at most; and no look has more than
-const MOST = 30_000_000; // pixels, however large the picture is, for a look costs as much as it has pixels
+const MOST = 30_000_000; // pixels (at most a quarter more with those that parts share or YuNet fills up), however large the picture is, for a look costs as much as it has pixels
+const NARROW = 320; // pixels; a narrower look counts as one of this width, for YuNet fills each side up to a multiple of 32
 const STEP = 4; // from one look to the next, coarser one
 export const GUESSED = 0.3, DOUBTED = 0.2; // from this score on something may be a face, in a look that shows the smallest one less large than `SEEN` from the second; and
 const SURE = 0.85; // from this one on it is; between them a second, closer look decides
@@ -21,7 +22,8 @@ const OVERLAP = 0.3; // of two boxes that overlap more than this, the weaker goe
 
 /** The scales at which a picture is looked at, the finest first. */
 export function scales(height, width, smallest) {
-  const long = Math.max(height, width), found = [Math.min(SEEN / smallest, Math.max(LONGEST / long, Math.min(GLIMPSED / smallest, ENLARGED, Math.sqrt(MOST / (height * width)))))];
+  const long = Math.max(height, width), most = Math.min(Math.sqrt(MOST / (height * width)), MOST / (NARROW * long));
+  const found = [Math.min(SEEN / smallest, Math.max(LONGEST / long, Math.min(GLIMPSED / smallest, ENLARGED, most)))];
   while ((found.at(-1) * long) / STEP >= 160) found.push(found.at(-1) / STEP);
   return found;
 }

@@ -20,6 +20,21 @@ export function withoutAlpha({ data, width, height }) {
   return { data: rgb, width, height };
 }
 
+const SIDE = 16, SLIGHT = 2; // pixels; grey levels
+
+/** Whether what is read from a canvas is what was drawn: browsers that hide from pages which device they run on may give noise. A slight change, as some make, does no harm. */
+export function readsTrue(canvas) {
+  canvas.width = canvas.height = SIDE;
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  const colours = Array.from({ length: SIDE * SIDE }, (_, place) => [place, (7 * place) % 256, 255 - place]);
+  colours.forEach((colour, place) => {
+    context.fillStyle = `rgb(${colour})`;
+    context.fillRect(place % SIDE, Math.floor(place / SIDE), 1, 1);
+  });
+  const { data } = withoutAlpha(context.getImageData(0, 0, SIDE, SIDE));
+  return colours.flat().every((value, place) => Math.abs(value - data[place]) <= SLIGHT);
+}
+
 /** A picture of another size: by the mean of the area that each new pixel covers, or bilinear. */
 export function resize(picture, width, height, area) {
   if (picture.width === width && picture.height === height) return picture;

@@ -12,8 +12,8 @@ export async function translate(page) {
   for (const element of page.querySelectorAll("[data-text]")) element.textContent = say(element.dataset.text);
 }
 
-/** The text of a key, with values for what stands in braces. */
-export const say = (key, values = {}) => texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+/** The text of a key, with values for what stands in braces; the key itself if there is no such text, as in a file of another version. */
+export const say = (key, values = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 /** How many faces there are, in words; a form of the plural that has no text of its own is said as the other ones. */
 export function sayFaces(count) {
@@ -43,6 +43,6 @@ export class Problem extends Error {
   /** Whether another try may help. */
   get passes() {
     const { status = 500 } = this.values;
-    return !LASTING.has(this.key) && (status >= 500 || status === 429);
+    return !LASTING.has(this.key) && (status >= 500 || status === 429 || status === 401);
   }
 }

@@ -1,14 +1,17 @@
 // The browser's engine, off the page's thread: fetches ONNX Runtime and the model, then answers pictures.
 import { ask, useKey } from "./access.js";
 import { Detector } from "./detector.js";
-import { withoutAlpha } from "./pixels.js";
+import { readsTrue, withoutAlpha } from "./pixels.js";
+
+const ENGINE = "./vendor/ort.wasm.bundle.min.mjs";
+const WITHHELD = [401, 403, 404]; // what isn't there, or not for this reader: another try would not help
 
 let detector, come = 0, all = 0; // bytes of what is fetched
 
 /** A file's bytes; the page hears how much of everything has come. */
 async function fetchBytes(address) {
   const response = await ask(address), parts = [];
-  if (!response.ok) throw new Error(`${address}: ${response.status}`);
+  if (!response.ok) throw Object.assign(new Error(`${address}: ${response.status}`), { withheld: WITHHELD.includes(response.status) });
   all += Number(response.headers.get("content-length"));
   for (const reader = response.body.getReader(); ;) {
     const { done, value } = await reader.read();
@@ -19,11 +22,19 @@ async function fetchBytes(address) {
   }
 }
 
-/** Make the detector; what fails is told by name: vendor, model or browser. */
+/** ONNX Runtime. An import doesn't tell why it failed, so that what it wanted is fetched then. */
+const importEngine = () => import(ENGINE).catch(async (error) => {
+  await fetchBytes(ENGINE);
+  throw error;
+});
+
+/** Make the detector; what fails is told by name: vendor or model if it is withheld, browser, or network, after which another try may help. */
 async function load() {
-  let step = "vendor";
+  let step = "browser";
   try {
-    const ort = await import("./vendor/ort.wasm.bundle.min.mjs"), model = fetchBytes("v1/model.onnx");
+    if (!readsTrue(new OffscreenCanvas(1, 1))) throw new Error("pixels that are read are not those that were drawn");
+    step = "vendor";
+    const ort = await importEngine(), model = fetchBytes("v1/model.onnx");
     model.catch(() => {}); // told below, in its turn
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.max(1, Math.min(navigator.hardwareConcurrency >> 1, 4)) : 1; // on a busy machine more are slower
@@ -34,7 +45,8 @@ async function load() {
     detector = await Detector.load(ort, bytes);
     postMessage({ ready: true });
   } catch (error) {
-    postMessage({ failed: step, detail: String(error) });
+    const unable = step === "browser" || error instanceof SyntaxError;
+    postMessage({ failed: unable ? "browser" : error.withheld ? step : "network", detail: String(error) });
   }
 }
 
