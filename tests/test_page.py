@@ -157,7 +157,19 @@ class Visit:
 
     def fail_first(self, pattern: str, status: int | None = None) -> "Visit":
         """Let the network break off the first request of some addresses, or the server answer it with an error."""
-        self.page.route(pattern, lambda route: route.fulfill(status=status) if status else route.abort(), times=1)
+        to_fail = [pattern]
+
+        def fail(route: object) -> None:
+            if not to_fail:
+                route.fallback()
+                return
+            to_fail.clear()
+            if status:
+                route.fulfill(status=status)
+            else:
+                route.abort()
+
+        self.page.route(pattern, fail)  # not with `times`: after the last one Playwright stops to intercept, and what it holds at that moment may never go on
         return self
 
     @property
