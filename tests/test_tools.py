@@ -1,5 +1,6 @@
 """What looks at commits and pull requests: the stages that lag behind, and what a branch changes."""
 
+import hashlib
 import json
 import os
 import re
@@ -145,6 +146,39 @@ def test_goals_are_held_against_the_figures_of_the_benchmarks(monkeypatch: pytes
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(goals.goals()) and printed[0].split()[:4] == ["missed", "1.26", "≤", "1.25"]
     assert {goal.command for goal in goals.goals()} <= {line.split(":")[0] for line in (PROJECT / "Makefile").read_text().splitlines()}
+
+
+def test_goals_take_the_lower_of_two_counts_and_people_on_whom_nothing_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    import goals
+
+    shutil.copytree(goals.PROJECT / "reports" / "benchmarks", tmp_path / "reports" / "benchmarks")
+    monkeypatch.setattr(goals, "PROJECT", tmp_path)
+    serve, finding = (tmp_path / "reports" / "benchmarks" / f"{name}.json" for name in ("serve", "finding"))
+    served, found = (json.loads(path.read_text()) for path in (serve, finding))
+    name = "whole picture, 96 px"
+    served["ratios"][name]["rate_to_plain_at_32"], served["wrk"][name]["rate_to_plain"] = 9.5, 7.25
+    found["fresh"] = {"found_24_px_and_more": 0.5, "emotion_right_on_bare_portraits": 0.875, "emotion_right_of_found_24_px_and_more": 0.75}
+    serve.write_text(json.dumps(served))
+    finding.write_text(json.dumps(found))
+    measured = [goal.measured for goal in goals.goals()]
+    assert 7.25 in measured and 9.5 not in measured and 0.5 in measured and 0.125 in measured
+
+
+def test_benchmarks_write_down_what_their_figures_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    import record
+
+    (tmp_path / "metrics.json").write_text("{}")
+    for command in (["init", "--quiet"], ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "--message", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(record, "PROJECT", tmp_path)
+    monkeypatch.setattr(record, "TRAINED", tmp_path / "metrics.json")
+    record.write(tmp_path / "figures.json", {"seconds": 1.5})
+    written = json.loads((tmp_path / "figures.json").read_text())
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+    assert written["seconds"] == 1.5 and written["measured"]["commit"] == head and written["measured"]["changed"] == ["metrics.json"]
+    assert written["measured"]["network"] == hashlib.sha256(b"{}").hexdigest() and written["measured"]["processor"] and "torch" in written["measured"]["libraries"]
 
 
 def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
