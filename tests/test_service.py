@@ -725,8 +725,8 @@ def test_memory_of_large_pictures_is_given_back(tmp_path: Path) -> None:
         bombard(service, iter([("small", picture(), "image/jpeg")] * 20))
         before = service.megabytes()
         statuses = bombard(service, (("large", one, "image/jpeg") for one in large * 5))
-        grown = service.megabytes() - before
-        assert set(statuses) == {200} and grown < 15, grown
+        assert set(statuses) == {200}
+        until(lambda: service.megabytes() - before < 15)  # the last answer may arrive before its thread has let go of the picture
 
 
 def test_what_libraries_print_of_damaged_pictures_are_a_few_lines_of_the_log(tmp_path: Path) -> None:
