@@ -201,7 +201,7 @@ bench-storage: setup ## time DVC on files and on one archive for each split (PIC
 	@$(ENVIRONMENT) python benchmarks/storage.py $(if $(PICTURES),--pictures $(PICTURES))
 
 .PHONY: bench-data
-bench-data: setup ## time prepare on 25,000 pictures against the least that must be done, and against Ultralytics' scan
+bench-data: setup ## time checking and preparing 25,000 pictures against the least that must be done, and against Ultralytics' scan (PICTURES=… for fewer)
 	@$(ENVIRONMENT) python benchmarks/data.py
 
 .PHONY: bench-cluster
@@ -285,4 +285,5 @@ release: ## publish dist as the release of the tag TAG, with its notes
 .PHONY: clean
 clean: ## remove what the pipeline and the tests made; the environment, data cache and sources stay
 	@rm -rf data/raw data/prepared models/*.pt models/*.onnx models/calibration.json reports/notebooks reports/prepare reports/calibrate reports/export reports/train/plots reports/train/params.yaml reports/evaluate/plots reports/evaluate/answers.json reports/report.html reports/model_card.md scratch build dist .pytest_cache .ruff_cache .coverage .coverage.*
+	@for left in {data,models}/.[!.]*; do test "$${left##*/}" = .gitignore || test -n "$$(git ls-files -- "$$left" 2> /dev/null)" || rm -rf "$$left"; done
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -21,11 +21,12 @@ SMALL = {
     "data": {"train": 24, "valid": 8, "test": 12},
     "model": {"weights": "none", "image_size": 64},
     "train": {"epochs": 1, "batch": 8},
-    "export": {"parity_pictures": 4},
+    "export": {"parity_pictures": 4, "engine": "onnxruntime", "precision": "fp32"},
     "report": {"strained_pictures": 0, "slight_pictures": 4, "centroid_faces": 2},
+    "threads": 2,  # this and the next, engine and precision: what the tests change or rely on, whatever you chose in configs/config.yaml
+    "detector": {"mode": "faces", "confidence": 0.25},
+    "evaluate": {"split": "test"},
 }
-
-
 CHOICE = {"data": "sample", "model": "yolo11n", "prepare": "as_given", "train": "quick"}  # of the groups of configs/, whatever you chose in configs/config.yaml
 PIPELINE_ONLY = ("torch", "ultralytics", "dvc", "dvclive", "nbdev", "fastcore", "papermill", "pandas", "matplotlib", "scipy", "sklearn", "cleanlab", "pyarrow")
 

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from record import write
+from record import circumstances, write
 from scipy import stats
 from train import PRECISIONS, PROJECT, run, yolo_train
 
@@ -38,6 +38,7 @@ def compare(first: list[float], second: list[float]) -> dict[str, object]:
 
 def main() -> None:
     """Train with each seed in every way, judge, print the figures and write them down."""
+    begun = circumstances()
     if not (said := os.environ.get("SEEDS", "5")).isdecimal() or int(said) < 2:
         raise SystemExit(f"bench-accuracy: SEEDS is {said}; give 2 or more.")
     seeds = int(said)
@@ -68,7 +69,7 @@ def main() -> None:
         "less_yolo_train": {precision: compare(found[precision], found[YOLO]) for precision in PRECISIONS}, "bf16_less_fp32": compare(found["bf16"], found["fp32"]),
     }
     print(json.dumps(measured, indent=2))
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
-from record import write
+from record import circumstances, write
 
 from emodetect.cluster import cluster
 from emodetect.prepare import prepare
@@ -80,6 +80,7 @@ def megabytes(processes: list[psutil.Process]) -> int:
 
 def main() -> None:
     """Run the same study in four ways and two lengths, print what Dask adds and write it down."""
+    begun = circumstances()
     ways: dict[str, list[float]] = {"loop": [], "process": [], "worker": [], "two_workers": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,7 +110,7 @@ def main() -> None:
     measured |= {"start_seconds": start, "scheduler_megabytes": scheduler, "idle_worker_megabytes": worker}
     measured = rounded(measured)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
     for long, epochs in enumerate(EPOCHS):
         print(f"{epochs} epochs: a trial takes " + ", ".join(f"{measured['seconds_a_trial'][way][long]} s ({way.replace('_', ' ')})" for way in ways))
     for way, more in measured["more_than_loop"].items():

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "commit.json"
@@ -27,11 +27,12 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Time every command in turn, several times over, print the medians and write them down."""
+    begun = circumstances()
     rounds = [{name: seconds(command) for name, command in TIMED.items()} for _ in range(RUNS + 1)][1:]  # the first one fills the caches
     medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in TIMED}
     print(f"the checks take {medians['checks']:.1f} s on a change of {' and '.join(CHANGED)}")
     print(f"to clean a notebook on its way to git takes {medians['filter']:.2f} s, git alone {medians['git']:.3f} s")
-    write(RESULT, {"cores": os.cpu_count(), "runs": RUNS, "changed": CHANGED, "median_seconds": medians})
+    write(RESULT, {"cores": os.cpu_count(), "runs": RUNS, "changed": CHANGED, "median_seconds": medians}, begun)
 
 
 if __name__ == "__main__":

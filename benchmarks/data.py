@@ -1,10 +1,11 @@
-"""What the stage prepare costs on a data set of AffectNet's size and kinds of files, against the least that anyone must do with it, and against Ultralytics' own scan.
+"""What it costs to check and prepare a data set of AffectNet's size and kinds of files, against the least that anyone must do with it, and against Ultralytics' own scan.
 
 Run it with `make bench-data`; `PICTURES=5000 make bench-data` takes fewer. It writes reports/benchmarks/data.json.
 
 The pictures are coloured noise of 96 × 96 pixels, seven tenths of them JPEG and three tenths PNG, each with one label, about as large as AffectNet's.
-The least is to read, hash (SHA-256) and decode (OpenCV) every picture with as many processes. The whole work of prepare is the check for all defects,
-near duplicates included, and then labels, links, manifest, Croissant file and fingerprint; no box is replaced.
+The least is to read, hash (SHA-256) and decode (OpenCV) every picture with as many processes. The whole work is the check for all defects, near
+duplicates included, and then labels, links, manifest, Croissant file and fingerprint; no box is replaced, and the notebook, plots and data card of the
+stage prepare are not made.
 Memory is the most that a process of its own and all of its workers took together, what they share counted once (PSS, twenty times a second, so on Linux).
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import psutil
-from record import write
+from record import circumstances, write
 
 from emodetect.check import check_dataset
 from emodetect.core import cores, in_batches, print_progress
@@ -127,6 +128,7 @@ def peak_megabytes(folder: Path) -> int:
 
 def main() -> None:
     """Time all three in turn, three times over, take each one's best, print the ratios and write them down."""
+    begun = circumstances()
     pictures = int(os.environ.get("PICTURES", "25000"))
     folder = Path(tempfile.mkdtemp(dir=PROJECT / "scratch" if (PROJECT / "scratch").is_dir() else None))
     try:
@@ -149,7 +151,7 @@ def main() -> None:
     }
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

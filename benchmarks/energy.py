@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from record import write
+from record import circumstances, write
 
 from emodetect.core import cores
 from emodetect.detector import FINDER_KEY, SETTINGS, decode_picture, load_detector, load_session
@@ -102,6 +102,7 @@ def kilojoules_of_a_thousand(work: Callable[[], None]) -> float:
 
 def main() -> None:
     """Measure, print and write down."""
+    begun = circumstances()
     if not (PROJECT / "models" / "emodetect.onnx").is_file():
         raise SystemExit("bench-energy: there is no model; run `make pipeline` first.")
     with tempfile.TemporaryDirectory() as name:
@@ -118,7 +119,7 @@ def main() -> None:
         "yolo_to_emodetect": round(answers["YOLO.predict"] / answers["emodetect"], 2),
     }
     print(json.dumps(measured, indent=2))
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

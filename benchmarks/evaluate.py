@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from record import write
+from record import circumstances, write
 
 from emodetect.core import cores
 from emodetect.yolo import load_checkpoint, quiet_ultralytics
@@ -38,6 +38,7 @@ def seconds(folder: Path, *command: str) -> float:
 
 def main() -> None:
     """Measure both, print the ratio and write them down."""
+    begun = circumstances()
     models = [PROJECT / "models" / name for name in ("emodetect.pt", "emodetect.onnx", "calibration.json", "pretrained.pt", "yunet.onnx")]
     if not all(path.is_file() for path in models):
         raise SystemExit("bench-evaluate: there is no model; run `make pipeline` first.")
@@ -59,7 +60,7 @@ def main() -> None:
         given = ["model=yolo.pt", "data=data/prepared/data.yaml", "split=test", f"imgsz={described['image_size']}", f"project={folder / 'scratch'}"]
         validation = round(seconds(folder, str(Path(sys.executable).with_name("yolo")), "detect", "val", *given), 1)
     measured = {"cores": cores(), "pictures": PICTURES, "seconds": taken, "yolo_val_seconds": validation, "evaluate_to_yolo_val": round(taken["evaluate"] / validation, 2)}
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
     print(json.dumps(measured, indent=2))
 
 

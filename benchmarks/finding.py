@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from record import write
+from record import circumstances, write
 from sklearn.datasets import load_sample_images
 
 from emodetect.core import cores, print_progress
@@ -177,6 +177,7 @@ def judge_fresh(detector: Detector, count: int) -> dict[str, object]:
 
 def main() -> None:
     """Judge each mode on the same pictures, print the table and write it down."""
+    begun = circumstances()
     count = int(os.environ.get("SCENES", "150"))
     data, model = PROJECT / "data" / "prepared", PROJECT / "models" / "emodetect.onnx"
     album = portraits(data)
@@ -203,7 +204,7 @@ def main() -> None:
     looks = {name: load_yunet(PROJECT / "models" / "yunet.onnx", min(THRESHOLDS), twice=twice) for name, twice in (("one", False), ("two", True))}
     measured["looks"] = {name: count_looks(finder, scenes, hard) for name, finder in looks.items()}
     print(json.dumps(measured, indent=2))
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

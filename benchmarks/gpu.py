@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 from accuracy import compare  # this and the next stand beside this file
-from record import write
+from record import circumstances, write
 from train import PRECISIONS, run, yolo_train
 
 from emodetect.core import ParameterError, cores, fingerprint, sha256_file, written_whole
@@ -144,6 +144,7 @@ def main() -> None:
     if options.here:
         train_here(json.loads(options.here))
         return
+    begun = circumstances()
     import torch
     import torchvision
 
@@ -180,7 +181,7 @@ def main() -> None:
         measured["precision"] = accuracy(task, options.seeds)
     if device != "cpu":
         RESULT.parent.mkdir(parents=True, exist_ok=True)
-        write(RESULT, measured)
+        write(RESULT, measured, begun)
     UNFINISHED.unlink()
     for precision in PRECISIONS:
         for what in ("again", "killed"):

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "infer.json"
@@ -187,6 +187,7 @@ def ratios(table: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str,
 
 def main() -> None:
     """Measure every contestant, print the tables and write them down."""
+    begun = circumstances()
     import torch
 
     from emodetect.core import cores, print_progress
@@ -229,7 +230,7 @@ def main() -> None:
     measured["installed_megabytes"] = {name: installed_megabytes(*packages) for name, packages in installs.items()}
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "pipeline.json"
@@ -33,6 +33,7 @@ def repro(folder: Path) -> tuple[dict[str, float], float]:
 
 def main() -> None:
     """Measure both runs in a clone of the last commit, print them and write them down."""
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "emodetect"
         subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
@@ -48,7 +49,7 @@ def main() -> None:
         "first_to_second": round(first / second, 1),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
     print(f"\nfirst run {first:.0f} s, second run {second:.1f} s: {first / second:.0f} to 1, on {os.cpu_count()} cores")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "repeat.json"
@@ -57,15 +57,16 @@ def main() -> int:
     """Run every notebook, print the shares and write them down; 1 if one failed or differed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2, help="notebooks at once (default: %(default)s)")
+    workers, begun = parser.parse_args().workers, circumstances()
     os.environ |= {"IN_TEST": "1", "PYTHONHASHSEED": "0"}  # nbdev then exports nothing
     paths = sorted(path for path in (PROJECT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-    with ThreadPoolExecutor(parser.parse_args().workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(judge, paths))
     total, ran, repeat = len(results), sum(one["ran"] for one in results), sum(one["repeats"] for one in results)
     outputs, equal = sum(one["outputs"] for one in results), sum(one["equal"] for one in results)
     print(f"{ran} of {total} notebooks run, {repeat} of {total} repeat; {equal} of {outputs} outputs equal")
     differing = [one["notebook"] for one in results if not one["repeats"]]
-    write(RESULT, {"notebooks": total, "run": ran, "repeat": repeat, "outputs": outputs, "outputs_equal": equal, "differing": differing})
+    write(RESULT, {"notebooks": total, "run": ran, "repeat": repeat, "outputs": outputs, "outputs_equal": equal, "differing": differing}, begun)
     return int(bool(differing))
 
 

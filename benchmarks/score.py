@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from record import write
+from record import circumstances, write
 
 from emodetect.core import cores, print_progress
 from emodetect.sample import write_sample
@@ -47,6 +47,7 @@ def run(folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Score each number of pictures, fit a line, print and write down what it cost."""
+    begun = circumstances()
     counts = [int(count) for count in os.environ.get("PICTURES", "1000,10000,100000").split(",")]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -68,7 +69,7 @@ def main() -> None:
     }
     print(json.dumps(measured, indent=2))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ import numpy as np
 import psutil
 from image_root import make_root
 from PIL import Image
-from record import circumstances, write
+from record import circumstances, ended, write
 
 from emodetect.core import cores
 from emodetect.detector import decode_picture, load_session
@@ -281,13 +281,14 @@ def main() -> None:
         raise SystemExit("bench-serve: wrk is not installed; install it, such as by `apt install wrk`.")
     if not (MODEL.is_file() and CHECKPOINT.is_file()):
         raise SystemExit("bench-serve: there is no model; run `make pipeline` first.")
+    begun = circumstances()
     if options.wrk:
         measured = json.loads(RESULT.read_text())
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             known = {name: each for name, each in commands(Path(folder))[0].items() if "96 px" in name}
             measured["wrk"] = beside_wrk({name: stack.enter_context(started(command, **environment)) for name, (command, environment) in known.items()}, portraits())
         print(json.dumps(measured["wrk"], indent=2))
-        measured["wrk_measured"] = circumstances()
+        measured["wrk_measured"] = ended(begun)
         RESULT.write_text(json.dumps(measured, indent=2) + "\n")
         return
     pictures, measured = portraits(), {"cores": cores(), "seconds": SECONDS, "rounds": ROUNDS, "picture_bytes": round(statistics.mean(map(len, portraits())))}
@@ -332,7 +333,7 @@ def main() -> None:
         "p50_to_one_at_a_time_at_1": round(servers[WHOLE]["1 clients"]["p50_ms"] / one["1 clients"]["p50_ms"], 2),
     }
     print(json.dumps({name: measured[name] for name in ("bare", "twice_the_capacity", "install_mb", "image", "precisions", "ratios", "batches")}, indent=2))
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 def _round(running: dict[str, tuple[str, psutil.Process, float]], models: dict[str, Path], pictures: list[bytes]) -> dict[str, dict]:

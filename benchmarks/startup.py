@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "startup.json"
@@ -57,6 +57,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Time every command in turn, several times over, print the medians and write them down."""
+    begun = circumstances()
     pictures = sorted((PROJECT / "data" / "prepared" / "test" / "images").glob("*"))
     if not pictures:
         raise SystemExit("bench-startup: there is no picture in data/prepared/test/images; run `make pipeline` first.")
@@ -71,7 +72,7 @@ def main() -> None:
     print(f"PyTorch takes {ratio:.1f} times as long as `emodetect predict`, on {os.cpu_count()} cores, median of {RUNS}")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     measured = {"cores": os.cpu_count(), "runs": RUNS, "median_seconds": {name: round(value, 3) for name, value in medians.items()}, "pytorch_to_predict": round(ratio, 1)}
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

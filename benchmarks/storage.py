@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from record import write
+from record import circumstances, write
 
 PROJECT = Path(__file__).parent.parent
 RESULT = PROJECT / "reports" / "benchmarks" / "storage.json"
@@ -132,7 +132,7 @@ def main() -> None:
     """Measure both, print them side by side and write them down."""
     top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     top.add_argument("--pictures", type=int, default=sum(SHARES.values()), help="pictures of the data set, from 30")
-    pictures = top.parse_args().pictures
+    pictures, begun = top.parse_args().pictures, circumstances()
     with tempfile.TemporaryDirectory() as name:
         root, source = Path(name), Path(name) / "source"
         print(f"drawing {pictures} pictures", flush=True)
@@ -157,7 +157,7 @@ def main() -> None:
     pushed = {"files": files["pushed_bytes"], "archive": archive["pushed_bytes"], "files_to_archive": round(files["pushed_bytes"] / archive["pushed_bytes"], 4)}
     measured = {"cores": os.cpu_count(), "pictures": count, "bytes": bytes_drawn, "seconds": compared, "bytes_pushed_by_the_change": pushed, "steps": found}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
     print(f"\n{count} pictures with as many label files, {bytes_drawn / 1e6:.0f} MB, on {os.cpu_count()} cores\n{'seconds':<32}{'files':>9}{'archive':>9}{'ratio':>9}")
     for step, row in compared.items():
         print(f"{step:<32}{row['files']:>9.1f}{row['archive']:>9.1f}{row['files_to_archive']:>9.2f}")

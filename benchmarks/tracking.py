@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write
+from record import circumstances, write
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
@@ -236,6 +236,7 @@ def more(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, object]:
 
 def main() -> None:
     """Find the faces, follow them with both at each rate, print the figures and write them down."""
+    begun = circumstances()
     said, model = os.environ.get("FILMS", "16"), PROJECT / "models" / "emodetect.onnx"
     if not said.isdecimal() or int(said) < 2:
         raise SystemExit(f"bench-tracking: FILMS is {said}; give 2 or more.")
@@ -253,7 +254,7 @@ def main() -> None:
         figures = {name: total(some).to_dict(RATE / step) for name, some in scores.items()}
         measured["rates"][f"{RATE / step:g}"] = figures | {"idf1_more": more(scores[OURS], scores[BYTETRACK])}
     print(json.dumps(measured, indent=2))
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
 
 
 if __name__ == "__main__":

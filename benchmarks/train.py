@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from record import write
+from record import circumstances, write
 
 from emodetect.stages import QUICK
 
@@ -240,6 +240,7 @@ def main() -> None:
         what, task, answer = options.here
         Path(answer).write_text(json.dumps(HERE[what](json.loads(task))))
         return
+    begun = circumstances()
     rates: dict[str, list[float]] = defaultdict(list)
     threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
@@ -282,7 +283,7 @@ def main() -> None:
         "stage_adds_to_ten_minutes": round(added / TEN_MINUTES, 3),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULT, measured)
+    write(RESULT, measured, begun)
     print(f"\n{'':<24}{'images/s':>10}{'to yolo train':>16}{'to bare limit':>16}")
     print(f"{'yolo train':<24}{measured['images_per_second']['yolo train']:>10.0f}{1:>16.2f}")
     for precision in PRECISIONS:

@@ -159,7 +159,7 @@ def against_baselines(
     right, found = _named(judged)
     rows = []
     for name, answers in {"this detector": judged, **others}.items():
-        spread, other = intervals(answers), _named(answers)
+        spread, (other, _) = intervals(answers), _named(answers)
         rows.append(Baseline(name, spread["emotion_accuracy"], spread["macro_f1"], None if answers is judged else shares(right, found, less=other)[0]))
     return rows
 

@@ -24,7 +24,7 @@ from .core import DataError, ParameterError, Progress, first_few, in_batches
 from .dataset import SPLITS, Picture, class_table, find_root, read_names, split_folder
 from .detector import IMAGE_SUFFIXES, decode_picture
 from .duplicates import NEAR, Group, clusters, exact_groups, near_groups
-from .inspection import Describe, Fault, Inspection, constant_box_faults, duplicate_faults, file_faults, inspect, stem_faults
+from .inspection import LISTED, Describe, Fault, Inspection, constant_box_faults, duplicate_faults, file_faults, inspect, stem_faults
 from .labels import AS_NAMED, EMOTIONS
 from .suspects import Suspects, face_features, find_suspects
 
@@ -120,7 +120,7 @@ class Report:
             "defects": {
                 defect: {
                     "severity": SEVERITIES[defect].level, "meaning": SEVERITIES[defect].meaning, "remedy": SEVERITIES[defect].remedy, "count": count,
-                    "found": [{"file": fault.file, "detail": fault.detail} for fault in self.of(defect)],
+                    "found": [{"file": fault.file, "detail": fault.detail} | ({"times": fault.times} if fault.times > 1 else {}) for fault in self.of(defect)],
                 } for defect, count in self.counts.items() if count
             },
             "duplicates": [{"kind": group.kind, "members": list(group.members)} for group in self.groups],
@@ -292,7 +292,7 @@ def refuse_faults(
     told = [f"{root / fault.file}: {fault.detail or SEVERITIES[fault.defect].meaning.rstrip('.')} ({SEVERITIES[fault.defect].remedy.rstrip('.')})" for fault in found[:5]]
     if found:
         rest = sum(fault.times for fault in found[5:])
-        more = f"; and {rest} more: `emodetect check` lists them all" if rest else ""
+        more = f"; and {rest} more: `emodetect check --json FILE` counts them all, and lists up to {LISTED} of each label file" if rest else ""
         raise DataError(f"{'; '.join(told)}{more}.")
 
 def usable_pictures(

@@ -154,10 +154,10 @@ class Letterbox:
     left: int  # pixels of padding
     top: int  # pixels of padding
 
-    def undo(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-        "Boxes (n × 4: left, top, right, bottom) of the square as boxes of the picture, clipped to its frame."
-        boxes = (boxes - [self.left, self.top, self.left, self.top]) / self.scale
-        return boxes.clip(0, [width, height, width, height])
+    def undo(self, box: Sequence[float], width: int, height: int) -> list[float]:
+        "A box (left, top, right, bottom) of the square as a box of the picture, clipped to its frame. Pictures have a face or a few, for which NumPy would take longer."
+        moved, most = (self.left, self.top) * 2, (float(width), float(height)) * 2
+        return [min(max((value - by) / self.scale, 0.0), end) for value, by, end in zip(box, moved, most, strict=True)]
 
 def to_tensor(
     squares: Sequence[np.ndarray],  # each RGB, uint8, size × size × 3
@@ -165,7 +165,8 @@ def to_tensor(
     "What the network is given: channels first, divided by 255. One after the other, while it is in the processor's cache."
     tensor = np.empty((len(squares), 3, *squares[0].shape[:2]), np.float32)
     for square, planes in zip(squares, tensor, strict=True):
-        planes[...] = square.transpose(2, 0, 1)
+        for channel, plane in zip(cv2.split(square), planes, strict=True):
+            plane[...] = channel
         planes /= 255
     return tensor
 
@@ -230,9 +231,11 @@ def decode_outputs(
     corners = np.concatenate([found[:, :2] - half, found[:, 2:4]], axis=1)  # left, top, width, height
     kept = cv2.dnn.NMSBoxesBatched(corners, best[pictures, places], pictures, confidence, iou) if len(found) else ()
     kept = np.asarray(kept, dtype=int)
-    kept = kept[np.argsort(pictures[kept], kind="stable")]
-    owners = pictures[kept]
-    kept = kept[np.arange(len(kept)) - np.searchsorted(owners, owners) < limit]
+    if len(outputs) > 1:
+        kept = kept[np.argsort(pictures[kept], kind="stable")]
+    if len(kept) > limit:  # all together, so that one of them may have too many
+        owners = pictures[kept]
+        kept = kept[np.arange(len(kept)) - np.searchsorted(owners, owners) < limit]
     return np.concatenate([found[:, :2] - half, found[:, :2] + half], axis=1)[kept], found[kept, 4:], pictures[kept]
 
 def decode_output(
@@ -399,14 +402,12 @@ class Detector:
         "The faces that the network finds in the whole pictures."
         squares, placed = zip(*(letterbox(picture, self.image_size) for picture in pictures), strict=True)
         found: list[list[Detection]] = [[] for _ in pictures]
-        sizes = np.array([picture.shape[1::-1] * 2 for picture in pictures])
-        moved, scale = np.array([(place.left, place.top) * 2 for place in placed]), np.array([[place.scale] for place in placed])
         for start, outputs in self._run(network, squares):
             boxes, scores, which = decode_outputs(outputs, self.confidence, self.iou)
-            which = which + start
-            boxes = ((boxes - moved[which]) / scale[which]).clip(0, sizes[which])
-            for picture, face in zip(which.tolist(), self._detections(boxes.tolist(), scores.max(axis=1).tolist(), scores), strict=True):
-                found[picture].append(face)
+            numbers = [start + number for number in which.tolist()]
+            boxes = [placed[number].undo(box, *pictures[number].shape[1::-1]) for number, box in zip(numbers, boxes.tolist(), strict=True)]
+            for number, face in zip(numbers, self._detections(boxes, scores.max(axis=1).tolist(), scores), strict=True):
+                found[number].append(face)
         return found
 
     def _named(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:

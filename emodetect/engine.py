@@ -16,6 +16,7 @@ import random
 import re
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -186,6 +187,13 @@ class Job:
     since: float = field(default_factory=time.monotonic)  # seconds
     measured: float | None = None  # of the decoded picture, if the engine is told to measure
 
+def _let_go(error: BaseException) -> None:
+    "Empty the frames that an error and those behind it came through, which hold pictures as long as it is kept; where it was raised can still be told."
+    behind: BaseException | None = error
+    while behind:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__context__
+
 class Engine:
     "Answers pictures with threads of its own, out of a queue that holds no more than it is told to."
 
@@ -267,6 +275,7 @@ class Engine:
                 self.report(jobs)
             except Exception as error:  # whatever it is, the thread goes on, and nobody waits for ever
                 LOG.exception("a batch of pictures failed")
+                _let_go(error)
                 for job in taken:
                     with suppress(InvalidStateError):  # it is answered already, or not wanted any more
                         job.answer.set_exception(error)
@@ -279,10 +288,15 @@ class Engine:
         return not job.answer.done()
 
     def _answer(self, served: Served, jobs: Sequence[Job]) -> None:
-        "Decode and answer pictures, few at once if they are large."
+        "Decode and answer pictures, few at once if they are large; none is kept when its answer is given."
         left = deque(jobs)
         while left:
-            self._look(served, self._decoded_some(left))  # and keep none of them while the next ones are decoded
+            for job, found in self._looked(served, self._decoded_some(left)):
+                if isinstance(found, Result):
+                    job.answer.set_result(found)
+                else:
+                    _let_go(found)
+                    job.answer.set_exception(found)
 
     def _decoded_some(self, jobs: deque[Job]) -> list[tuple[Job, np.ndarray]]:
         "Take jobs with their pictures until these have many pixels; a bad picture doesn't spoil the others."
@@ -296,17 +310,17 @@ class Engine:
             job.data = b""  # nobody needs the file any more
         return pictures
 
-    def _look(self, served: Served, pictures: Sequence[tuple[Job, np.ndarray]]) -> None:
-        "Answer pictures, all at once."
+    def _looked(self, served: Served, pictures: Sequence[tuple[Job, np.ndarray]]) -> list[tuple[Job, Result | Exception]]:
+        "The answers to pictures, which are looked at all at once."
         try:
             answers = served.detector([picture for _, picture in pictures])
         except Exception as error:  # the thread must outlive whatever a library raises, and each caller be told
-            for job, _ in pictures:
-                job.answer.set_exception(error)
-            return
+            return [(job, error) for job, _ in pictures]
+        found: list[tuple[Job, Result | Exception]] = []
         for (job, picture), faces in zip(pictures, answers, strict=True):
             job.measured = self.measure(picture) if self.measure else None
-            job.answer.set_result(Result(job.name, picture.shape[1], picture.shape[0], faces))
+            found.append((job, Result(job.name, picture.shape[1], picture.shape[0], faces)))
+        return found
 
     def _decoded(self, job: Job) -> np.ndarray | None:
         "The picture of a job, or None if its answer is that it is none."

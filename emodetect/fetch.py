@@ -51,6 +51,20 @@ def copy_dataset(
     return {split: len(paths) for split, paths in pictures.items()}
 
 # %% ../nbs/05_fetch.ipynb #05-fetch-08c
+def _passing_folder(
+    destination: str | Path,  # where the data shall stand
+) -> Path:  # not there
+    "The hidden folder beside the data's in which an archive is unpacked, after what a killed run left there is removed; `DataError` if that stays."
+    place = Path(destination).absolute()
+    folder = place.with_name(f".{place.name}-unpacked")
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"{folder}: was left by a run that was killed and cannot be removed ({error.strerror or error}); remove it, then run again.") from error
+    return folder
+
 @contextmanager
 def unpacked(
     archive: Path,
@@ -58,10 +72,8 @@ def unpacked(
     report: Report,
     downloaded: bool = False,  # whether an unusable one is removed, to be downloaded anew
 ) -> Iterator[Path]:
-    "What an archive holds, in a hidden folder beside the data's that goes when the block ends, or with the next call if the run is killed; `DataError` names the archive."
-    place = destination.absolute()
-    folder = place.with_name(f".{place.name}-unpacked")
-    shutil.rmtree(folder, ignore_errors=True)
+    "What an archive holds, in a hidden folder beside the data's that goes when the block ends, or with the next `fetch` if the run is killed; `DataError` names the archive."
+    folder = _passing_folder(destination)
     inside = folder / "content"
     try:
         try:
@@ -156,6 +168,7 @@ def fetch(
     report: Report = lambda what: None,  # from what is counted to a progress function, as `print_progress` is
 ) -> dict[str, int]:  # pictures per split
     "Bring a data set to `destination`; `ParameterError` for an unknown source, `DataError` for data that are not usable or not the pinned ones."
+    _passing_folder(destination)  # of a killed run, whatever the source was then
     if source == "sample":
         counts = write_sample(destination, pictures, seed=seed, processes=processes, progress=report("files written"))
     elif source == "folder":

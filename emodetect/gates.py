@@ -96,7 +96,7 @@ def pass_delivered(
 
 # %% ../nbs/32_gates.ipynb #32-gates-08
 def pass_production(
-    before: Sequence[Outcome] | None,  # of the version in production; None: there is none; empty: none are on record
+    before: Sequence[Outcome] | str | None,  # of the version in production; None: there is none; a text: why they are not on record
     now: Sequence[Outcome],
     accept_other_pictures: bool = False,  # lets pass what cannot be compared
 ) -> Passed:
@@ -104,10 +104,13 @@ def pass_production(
     name, asked = "against production", "not worse beyond noise is required"
     if before is None:
         return Passed(name, "none there", asked, True)
+    accepted = ", and accepted" if accept_other_pictures else ""
+    if isinstance(before, str):
+        return Passed(name, f"not known: the outcomes of the version in production are not on record as they were made ({before.removesuffix('.')}){accepted}", asked, accept_other_pictures)
     compared = versus(before, now)
-    if not compared.pictures or 2 * compared.pictures < len(before):
-        figure = f"{compared.pictures} of its {len(before)} pictures in common: not comparable" if compared.pictures else compared.verdict
-        accepted = ", and accepted" if accept_other_pictures else ""
+    faces = sum(one.faces for one in before)
+    if not compared.faces or 2 * compared.faces < faces:
+        figure = f"{compared.faces} of its {faces} labelled faces in common: not comparable" if compared.faces else compared.verdict
         return Passed(name, figure + accepted, f"{asked}; if the data set was exchanged, promote with --accept-other-pictures", accept_other_pictures)
     figure = f"{compared.change.value:+.3f} ({compared.change.low:+.3f} to {compared.change.high:+.3f}): {compared.verdict}"
     return Passed(name, figure, asked, compared.verdict != "worse")

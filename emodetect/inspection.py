@@ -100,14 +100,14 @@ def picture_faults(
 
 # %% ../nbs/08_inspection.ipynb #08-inspection-13
 WHOLE_FRAME = 0.98  # a box of at least this share of both sides is the whole frame
-LISTED = 100  # faults of one label file that are listed; whoever mends so many looks at the file
+LISTED = 100  # faults of one label file that are listed, the others being counted; whoever mends so many looks at the file
 
 def label_faults(
     path: str | Path,  # an existing label file
     name: str,  # of the file, relative to the set's folder
     classes: Sequence[int | None] = AS_NAMED,  # as `emodetect.dataset.class_table` gives them
 ) -> tuple[list[Fault], list[Face]]:  # and the rows that can be used, each once
-    "Everything that is wrong with a label file, row by row."
+    "Everything that is wrong with a label file, row by row; beyond `LISTED` faults one of each kind stands for the rest."
     try:
         rows = label_rows(path)
     except DataError as error:

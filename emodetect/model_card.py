@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .cards import PROHIBITED, Origin
+from .intervals import DRAWN_ALONE
 from .labels import EMOTIONS
 from .provenance import Step
 
@@ -82,7 +83,8 @@ def _results(metrics: Mapping[str, Any], report: Mapping[str, Any], reduced: str
     leads = {name: f"{values['lead']:+.3f} ({values['lead_low']:+.3f} to {values['lead_high']:+.3f})" for name, values in report["baselines"].items()}
     others = [[name, f"{report['baselines'][name]['accuracy']:.3f}", lead] for name, lead in leads.items()]
     head = f"On the split `{metrics['split']}`: {metrics['pictures']} pictures, {metrics['faces']} faces. mAP judges the network on whole pictures, the rest the detector as it is deployed{f', but for its precision. {reduced}' if reduced else '.'}"
-    return "\n\n".join([head, _table(["figure", "value", "95 % interval"], rows), _table(["baseline on the same faces", "emotion right", "lead of this model"], others)])
+    shown = f"An interval holds what other pictures of the same kind would have given, 95 times in 100. {DRAWN_ALONE}"
+    return "\n\n".join([head, _table(["figure", "value", "95 % interval"], rows), shown, _table(["baseline on the same faces", "emotion right", "lead of this model"], others)])
 
 def _groups(report: Mapping[str, Any]) -> str:
     "How each group fares."

@@ -97,6 +97,7 @@ def read_outcomes(
 class Versus:
     "A model against another, on the pictures that both were judged on."
     pictures: int  # that both were judged on
+    faces: int  # labelled in them
     before: Interval  # share of the faces that the other found and named as labelled
     now: Interval  # likewise, this one
     change: Interval
@@ -105,21 +106,21 @@ class Versus:
     def verdict(self) -> str:
         "In words."
         if not self.pictures:
-            return "no picture in common: not comparable"
+            return "no labelled face in common: not comparable"
         return "better" if self.change.low > 0 else "worse" if self.change.high < 0 else "no change" if self.change.low == self.change.high == 0 else "no difference beyond noise"
 
 def versus(
     before: Sequence[Outcome],
     now: Sequence[Outcome],
 ) -> Versus:
-    "Compare two models by the paired bootstrap over pictures."
+    "Compare two models by the paired bootstrap over pictures and Fisher's exact randomization test (`emodetect.intervals.sign_flip`): beyond noise is what both find to be so."
     known = _told_apart(before)
     pairs = [(known[place], one) for place, one in _told_apart(now).items() if place in known and known[place].faces == one.faces]
     if not any(one.faces for _, one in pairs):
         nothing = Interval(float("nan"), float("nan"), float("nan"))
-        return Versus(0, nothing, nothing, nothing)
+        return Versus(0, 0, nothing, nothing, nothing)
     faces, first, second = (np.array(values, float) for values in zip(*((one.faces, other.right, one.right) for other, one in pairs), strict=True))
-    return Versus(len(pairs), shares(first, faces)[0], shares(second, faces)[0], shares(second, faces, less=(first, faces))[0])
+    return Versus(len(pairs), int(faces.sum()), shares(first, faces)[0], shares(second, faces)[0], shares(second, faces, less=first)[0])
 
 def _told_apart(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
     "Outcomes by their picture and, since several files may have its bytes, by which of them it is."

@@ -161,8 +161,8 @@ def _read_here(path: Path) -> bytes:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); run `dvc repro` first.") from error
 
-def _in_production(folder: Path, artifact: str) -> list[Outcome] | None:
-    "The outcomes of the version in production; None if there is none, nothing if it did not keep them as they were made."
+def _in_production(folder: Path, artifact: str) -> list[Outcome] | str | None:
+    "The outcomes of the version in production; None if there is none, a text if they are not on record as they were made: why."
     if git(folder, "rev-parse", "--git-dir") is None:
         return None
     held = [version for version in Registry(folder, artifact).versions if PRODUCTION in version.stages]
@@ -170,8 +170,8 @@ def _in_production(folder: Path, artifact: str) -> list[Outcome] | None:
         return None
     try:
         return read_outcomes(_read_made(folder, held[0].commit, [OUTCOMES_FILE])[OUTCOMES_FILE].decode())
-    except ModelError:
-        return []
+    except ModelError as error:
+        return str(error)
 
 # %% ../nbs/32_registry.ipynb #32-registry-12
 def artifact_path(

@@ -105,7 +105,7 @@ def read_settings(
     for name, value in values.items():
         if name not in defaults:
             raise ParameterError(f"serve.{name} is no setting of the service; there are {', '.join(defaults)}.")
-        if name == "port" and str(value).startswith("tcp://"):
+        if name == "port" and str(value).startswith("tcp://") and value == environment.get("EMODETECT_PORT"):
             raise ParameterError(f"EMODETECT_PORT is '{value}', which Kubernetes sets for a Service called emodetect; put `enableServiceLinks: false` into the pod's spec, or EMODETECT_PORT with a number into the container's env.")
         try:
             read[name] = READ[type(defaults[name])](str(value))

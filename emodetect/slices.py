@@ -19,7 +19,7 @@ import numpy as np
 from .core import cores
 from .detector import decode_picture
 from .evaluation import Judged
-from .intervals import Interval, newcombe, wilson
+from .intervals import Interval, independent, newcombe, wilson
 from .labels import EMOTIONS
 from .manifest import read_manifest
 from .plots import Plot, figure
@@ -98,22 +98,16 @@ def slices(
     return sorted(found, key=lambda one: (one.verdict == VERDICTS[3], one.right.value, one.trait, one.name))
 
 def _likeness(places: np.ndarray, right: np.ndarray) -> float:
-    "How alike faces of one picture fare: the correlation of its pairs of faces, 0 if there are none or if it is negative."
+    "How alike faces of one picture fare: the correlation of its pairs of faces, 0 if there are none or if it is negative, at most 1."
     off, (_, picture) = right - right.mean(), np.unique(places, return_inverse=True)
     sums, squares, sizes = (np.bincount(picture, weights) for weights in (off, off**2, np.ones(len(off))))
     expected = (sizes * (sizes - 1)).sum() * (off**2).mean()
-    return max(0.0, float((sums**2 - squares).sum() / expected)) if expected else 0.0
-
-def _counts(places: np.ndarray, right: np.ndarray, alike: float) -> tuple[float, float]:
-    "Right faces and faces of a group, as many independent ones as tell as much."
-    sizes = np.unique(places, return_counts=True)[1]
-    effect = 1 + alike * float((sizes * (sizes - 1)).sum() / sizes.sum())
-    return float(right.sum()) / effect, len(right) / effect
+    return min(1.0, max(0.0, float((sums**2 - squares).sum() / expected))) if expected else 0.0  # pairs of one large picture that is unlike the rest would give more
 
 def _held_against_the_rest(trait: str, name: str, places: np.ndarray, right: np.ndarray, chosen: np.ndarray, alike: float, level: float) -> Slice:
     "A slice and its verdict."
     from scipy import stats  # takes most of a second to import
-    own, rest = (_counts(places[some], right[some], alike) for some in (chosen, ~chosen))
+    own, rest = (independent(right[some], np.unique(places[some], return_counts=True)[1], alike) for some in (chosen, ~chosen))
     share, other = own[0] / own[1], rest[0] / rest[1]
     difference = Interval(share - other, *newcombe(own, rest, NormalDist().inv_cdf(1 - level / 2)))
     beyond = stats.fisher_exact(np.rint([[part, whole - part] for part, whole in (own, rest)]).astype(int)).pvalue <= level

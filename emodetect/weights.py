@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 
 from .core import ParameterError, WeightsError, read_at_most, sha256_file, written_whole
@@ -84,7 +84,10 @@ def _answer(address: str, most: int, seconds: float) -> bytes:
     def ask() -> None:
         try:
             with urllib.request.urlopen(address, timeout=30) as response:
-                answer.set_result(response.read(most))
+                data = response.read(most)
+                if response.length and len(data) < most:  # `read` takes the end of a broken connection for that of the answer; `length` is what was announced and did not come
+                    raise IncompleteRead(data, response.length)
+                answer.set_result(data)
         except Exception as error:  # raised again where the answer is awaited
             answer.set_exception(error)
 

@@ -292,7 +292,9 @@ def test_bad_rows_without_end_are_counted_and_a_few_are_listed(copy: Path) -> No
     assert len(report.faults) < 200 and len(report.to_json()) < 100_000 and max(len(fault.detail) for fault in report.faults) < 200
     name = many.relative_to(copy).as_posix()
     assert {Fault("label_missing_columns", name, "not listed: 30000 lines", 30_000), Fault("label_wrong_class", name, "not listed: 49900 lines", 49_900)} <= set(report.faults)
-    with pytest.raises(DataError, match="; and 49997 more: `emodetect check` lists them all"):
+    entries = [entry for one in report.to_dict()["defects"].values() for entry in one["found"]]
+    assert [entry["times"] for entry in entries if "times" in entry] == [30_000, 49_900] and sum(entry.get("times", 1) for entry in entries) == 80_001
+    with pytest.raises(DataError, match="; and 49997 more: `emodetect check --json FILE` counts them all, and lists up to 100 of each label file"):
         refuse_faults(copy, report)
 
 

@@ -311,6 +311,37 @@ def test_archive_is_unpacked_on_the_disk_of_its_destination_and_what_a_killed_ru
         assert done.returncode == 0, f"{tool} must not see what a killed run leaves"
 
 
+@pytest.mark.parametrize("source", ["sample", "folder"])
+def test_what_a_killed_run_unpacked_goes_with_a_source_that_is_no_archive(source: str, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / ".raw-unpacked" / "content" / "train").mkdir(parents=True)
+    fetch(source, drawn, {"train": 1, "valid": 1, "test": 1}, tmp_path / "data" / "raw")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+
+
+def test_leftovers_that_cannot_be_removed_are_named_and_the_download_stays(kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    get(tmp_path / "raw")
+    left = tmp_path / ".again-unpacked" / "content"
+    left.mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def stuck(path: Path, ignore_errors: bool = False) -> None:
+        if path != left.parent:
+            remove(path, ignore_errors)
+        elif not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("emodetect.fetch.shutil.rmtree", stuck)
+    with pytest.raises(DataError, match=r"again-unpacked: was left by a run that was killed and cannot be removed \(Permission denied\); remove it, then run again\.$"):
+        get(tmp_path / "again")
+    assert kept(tmp_path) == ["3.whole"] and not (tmp_path / "again").exists()
+    monkeypatch.undo()
+    left.rmdir()
+    left.parent.rmdir()
+    left.parent.touch()
+    with pytest.raises(DataError, match="again-unpacked: was left by a run that was killed and cannot be removed"):
+        fetch("sample", "", {"train": 1, "valid": 1, "test": 1}, tmp_path / "again")
+
+
 def test_every_picture_format_is_fetched_and_read_in_any_case(drawn: Path, tmp_path: Path) -> None:
     from PIL import Image
 

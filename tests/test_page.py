@@ -104,6 +104,12 @@ def cards(result: object) -> list[str]:
     return [" ".join(text.split()) for text in result.locator(".face").all_inner_texts()]
 
 
+LET = """() => {
+    const answer = () => document.querySelector(".consent button")?.click();
+    new MutationObserver(answer).observe(document.querySelector("#tool"), { childList: true });
+}"""  # says yes to each card that asks
+
+
 class Visit:
     """One visitor's page, and what went over the network and wrong behind it."""
 
@@ -125,6 +131,11 @@ class Visit:
         """Go on from the notice."""
         self.page.click("#agree")
         self.sent.clear()
+        return self
+
+    def let(self) -> "Visit":
+        """From now on let everything go to the server, whenever the page asks."""
+        self.page.evaluate(LET)
         return self
 
     def refuse(self, pattern: str, status: int = 404) -> "Visit":
@@ -154,6 +165,14 @@ class Visit:
                 return
             self.page.wait_for_timeout(20)
         raise AssertionError(f"{expression} does not become {value}")
+
+    def awaits(self, held: list, count: int) -> None:
+        """Wait until so many requests are held up."""
+        for _ in range(1000):
+            if len(held) >= count:
+                break
+            self.page.wait_for_timeout(20)
+        assert len(held) == count
 
     def fail_first(self, pattern: str, status: int | None = None) -> "Visit":
         """Let the network break off the first request of some addresses, or the server answer it with an error."""
@@ -538,7 +557,7 @@ def test_a_camera_that_is_about_to_start_can_be_stopped(visit: Visit, context: o
 def test_a_camera_that_was_stopped_before_the_engine_came_is_not_asked_for(visit: Visit, context: object) -> None:
     context.grant_permissions(["camera"])
     let_go = hold_vendor(visit)
-    visit.page.evaluate(STREAMS)
+    visit.agree().page.evaluate(STREAMS)
     visit.page.click("#camera")
     assert visit.page.inner_text("#camera") == TEXTS["camera.stop"] and visit.status == TEXTS["camera.waiting"]
     visit.page.click("#camera")
@@ -570,7 +589,7 @@ def test_a_camera_that_may_not_be_used_is_told(ready: Visit) -> None:
 
 def test_no_camera_is_told(launch: Callable, address: str) -> None:
     context = launch("--use-fake-device-for-media-stream=device-count=0").new_context(permissions=["camera"])
-    visit = Visit(context, address).refuse("**/vendor/**").open("server").agree()
+    visit = Visit(context, address).refuse("**/vendor/**").open("server").agree().let()
     visit.page.click("#camera")
     visit.says(TEXTS["camera.none"])
 
@@ -583,7 +602,7 @@ def test_without_engine_or_model_the_server_answers_and_the_page_says_so(visit: 
     host = visit.address.split("/")[2]
     said = TEXTS["engine.server.text"].format(reason=TEXTS[f"reason.{reason}"], host=host)
     assert visit.page.inner_text("#engine span") == said and said in visit.page.inner_text("#notice")
-    visit.agree().show(upload("scene.png", encode(drawn(SCENE))))
+    visit.agree().let().show(upload("scene.png", encode(drawn(SCENE))))
     assert visit.faces == [shown(face, number) for number, face in enumerate(from_left(load_detector(model)([drawn(SCENE)])[0]), 1)]
     assert [request.url for request in visit.sent if request.method == "POST"] == [f"{visit.address}v1/predict"]
     visit.show(upload("letter.png", b"no picture"))
@@ -591,10 +610,10 @@ def test_without_engine_or_model_the_server_answers_and_the_page_says_so(visit: 
 
 
 def hold_vendor(visit: Visit) -> Callable[[], None]:
-    """Go on before it is known that the server looks at pictures; a function that lets it be known."""
+    """Load the page before it is known that the server looks at pictures; a function that lets it be known."""
     waiting = []
     visit.page.route("**/vendor/**", lambda route: waiting.append(route))
-    visit.open("loading").agree()
+    visit.open("loading")
 
     def let_go() -> None:
         while not waiting:
@@ -608,7 +627,7 @@ def hold_vendor(visit: Visit) -> Callable[[], None]:
 def ask_for_consent(visit: Visit, *names: str) -> object:
     """Choose pictures before it is known that the server looks at them; the card that asks."""
     let_go = hold_vendor(visit)
-    visit.page.set_input_files("#files", [upload(name, encode(drawn(PORTRAIT))) for name in names])
+    visit.agree().page.set_input_files("#files", [upload(name, encode(drawn(PORTRAIT))) for name in names])
     let_go()
     card = visit.page.get_by_role("group", name="Send pictures to")
     card.wait_for()
@@ -626,11 +645,33 @@ def test_nothing_goes_to_the_server_before_the_reader_knows(visit: Visit) -> Non
     visit.page.keyboard.press("Enter")
     visit.page.keyboard.press("Space")
     for one in (card, *card.get_by_role("button").all()):
-        assert visit.page.inner_text(f"#{one.get_attribute('aria-describedby')}") == TEXTS["consent.pictures.text"]
+        said = visit.page.inner_text(f"#{one.get_attribute('aria-describedby')}")
+        assert said == TEXTS["consent.pictures.text"] and "until the page is loaded again" in said
     assert card.is_visible() and not visit.posts()
     press(card, "consent.send")
     visit.says("mine.png: 1 face")
     assert len(visit.posts()) == 1 and not card.is_visible()
+
+
+def test_who_goes_on_from_a_notice_allows_nothing(visit: Visit, context: object) -> None:
+    """What it says of where pictures go may have changed after it was read."""
+    context.grant_permissions(["camera"])
+    let_go, notice = hold_vendor(visit), visit.page.locator("#notice")
+    assert TEXTS["notice.where"] in notice.inner_text()
+    let_go()
+    visit.page.locator("#engine[data-engine=server]").wait_for()
+    assert "are sent to" in notice.inner_text() and TEXTS["notice.where"] not in notice.inner_text()
+    visit.agree().page.evaluate(STREAMS)
+    visit.page.set_input_files("#files", [upload("mine.png", encode(drawn(PORTRAIT)))])
+    card = visit.page.get_by_role("group", name="Send pictures to")
+    card.wait_for()
+    assert not visit.posts()
+    press(card, "consent.send")
+    visit.says("mine.png: 1 face")
+    visit.page.click("#camera")
+    visit.page.get_by_role("group", name="Send the camera’s pictures to").wait_for()
+    assert len(visit.posts()) == 1 and visit.page.evaluate("window.streams") == []
+    context.clear_permissions()
 
 
 def test_a_picture_that_was_removed_while_the_page_asked_is_not_sent(visit: Visit) -> None:
@@ -654,6 +695,7 @@ def test_the_page_stops_asking_when_no_picture_is_left(visit: Visit) -> None:
 def test_who_does_not_let_pictures_go_is_asked_again_at_the_next(visit: Visit) -> None:
     card = ask_for_consent(visit, "one.png", "two.png")
     press(card, "consent.keep")
+    visit.says(TEXTS["consent.kept"])
     assert not card.is_visible() and not visit.page.locator("#results .result").count() and visit.page.evaluate("document.activeElement.id") == "tool-title"
     visit.page.set_input_files("#files", [upload("three.png", encode(drawn(PORTRAIT)))])
     card.wait_for()
@@ -670,10 +712,15 @@ def test_the_camera_is_asked_about_apart_from_pictures(visit: Visit, context: ob
     visit.says("mine.png: 1 face").sent.clear()
     visit.page.evaluate(STREAMS)
     card = visit.page.get_by_role("group", name="Send the camera’s pictures to")
-    for end in (lambda: press(card, "consent.keep"), lambda: visit.page.click("#camera"), lambda: visit.show(upload("letter.png", b"no picture"))):
+
+    def keep() -> None:
+        press(card, "consent.keep")
+        visit.says(TEXTS["consent.kept"])
+
+    for end in (keep, lambda: visit.page.click("#camera"), lambda: visit.show(upload("letter.png", b"no picture"))):
         visit.page.click("#camera")
         card.wait_for()
-        assert "several a second until you stop it" in card.inner_text()
+        assert "several a second until you stop it" in card.inner_text() and "until the page is loaded again" in card.inner_text()
         end()
         assert not card.is_visible() and visit.page.inner_text("#camera") == TEXTS["camera.start"]
     assert visit.page.evaluate("window.streams") == [] and len(visit.posts()) == 1, "of all that only the letter was sent"
@@ -684,6 +731,85 @@ def test_the_camera_is_asked_about_apart_from_pictures(visit: Visit, context: ob
     visit.page.click("#camera")
     visit.page.locator("#live .face").first.wait_for()
     assert not card.is_visible(), "it was allowed once"
+    context.clear_permissions()
+
+
+HOLD_BITMAP = """() => {
+    const make = window.createImageBitmap.bind(window);
+    window.createImageBitmap = async (...from) => {
+        window.createImageBitmap = make;
+        const bitmap = await make(...from);
+        await new Promise((resolve) => { window.goOn = resolve; });
+        return bitmap;
+    };
+}"""  # the next picture is decoded, and given once `goOn` is called
+HOLD_BLOB = """() => {
+    const write = HTMLCanvasElement.prototype.toBlob;
+    HTMLCanvasElement.prototype.toBlob = function (give, ...options) {
+        HTMLCanvasElement.prototype.toBlob = write;
+        write.call(this, (blob) => { window.goOn = () => give(blob); }, ...options);
+    };
+}"""  # the next picture is drawn, and given once `goOn` is called
+LISTEN = """() => {
+    const status = document.querySelector("#status");
+    window.told = [];
+    new MutationObserver(() => window.told.push(status.textContent)).observe(status, { childList: true });
+}"""  # keeps what those hear who don't see the page
+
+
+def hold_post(visit: Visit) -> Callable[[], None]:
+    """Let the service answer the next picture never; a function that waits until it was sent."""
+    held = []
+    visit.page.route("**/v1/predict", lambda route: route.fallback() if held else held.append(route))
+
+    return lambda: visit.awaits(held, 1)
+
+
+@pytest.mark.parametrize(("engine", "at"), [pytest.param("browser", "decoding", marks=in_browser), ("server", "decoding"), ("server", "sending")])
+def test_a_picture_that_is_removed_at_work_is_neither_sent_nor_told_of(visit: Visit, engine: str, at: str) -> None:
+    if engine == "server":
+        visit.refuse("**/vendor/**")
+    visit.open(engine).agree().let().page.evaluate(LISTEN)
+    size = 4100 if (engine, at) == ("server", "decoding") else 96  # pixels; beyond what a service takes, so that it would be drawn smaller
+    if at == "decoding":
+        visit.page.evaluate(HOLD_BITMAP)
+    sent = hold_post(visit) if at == "sending" else lambda: visit.until("typeof window.goOn", "function")
+    visit.page.set_input_files("#files", [upload("removed.png", encode(Image.new("RGB", (size, size))))])
+    sent()
+    remove = visit.page.get_by_role("button", name="Remove removed.png")
+    if at == "sending":
+        with visit.page.expect_event("requestfailed"):
+            remove.click()
+    else:
+        remove.click()
+        visit.page.evaluate("window.goOn()")
+    visit.show(upload("other.png", encode(drawn(PORTRAIT)))).says("other.png: 1 face")
+    assert len(visit.posts()) == (engine == "server") + (at == "sending")
+    told = visit.page.evaluate("window.told")
+    assert [text for text in told if "removed.png" in text] == [f"removed.png: {TEXTS['status.looking']}"] and visit.page.locator("#results .result").count() == 1
+
+
+@pytest.mark.parametrize("at", ["drawing", "sending"])
+def test_a_camera_that_is_stopped_sends_nothing_more(visit: Visit, context: object, at: str) -> None:
+    context.grant_permissions(["camera"])
+    visit.refuse("**/vendor/**").open("server").agree().let().page.click("#camera")
+    visit.page.locator("#live .face").first.wait_for()
+    visit.page.evaluate(LISTEN)
+    if at == "drawing":
+        visit.page.evaluate(HOLD_BLOB)
+        visit.until("typeof window.goOn", "function")
+        visit.page.click("#camera")
+        count = len(visit.posts())
+        visit.page.evaluate("window.goOn()")
+    else:
+        hold_post(visit)()
+        with visit.page.expect_event("requestfailed"):
+            visit.page.click("#camera")
+        count = len(visit.posts())
+    visit.show(upload("other.png", encode(drawn(PORTRAIT)))).says("other.png: 1 face")
+    assert len(visit.posts()) == count + 1 and not visit.page.locator("#status.trouble").count()
+    told = visit.page.evaluate("window.told")
+    assert TEXTS["camera.stopped"] in told and all(text.startswith(("Camera: ", "other.png: ")) for text in told if text != TEXTS["camera.stopped"])
     context.clear_permissions()
 
 
@@ -714,6 +840,99 @@ def test_a_model_that_the_network_does_not_bring_is_not_said_to_be_withheld(visi
     assert visit.page.inner_text("#engine span").startswith(TEXTS["reason.network"])
 
 
+SILENCE = int(re.search(r"SILENCE = ([\d_]+)", (WEB / "access.js").read_text())[1])  # milliseconds
+
+
+@pytest.fixture
+def timed(context: object, address: str) -> Iterator[Visit]:
+    """A new page, not yet loaded, whose clock stands still until it is put forward."""
+    own = context.browser.new_context(reduced_motion="reduce")
+    own.clock.install(time=0)
+    own.clock.pause_at(1)
+    one = Visit(own, address)
+    yield one
+    own.close()
+    assert not one.errors
+
+
+def hold(visit: Visit, pattern: str) -> Callable[[int], object]:
+    """Let some addresses never be answered; a function that waits for a number of requests and gives the last."""
+    held = []
+    visit.page.route(pattern, lambda route: held.append(route))
+
+    def wait(count: int = 1) -> object:
+        visit.awaits(held, count)
+        return held[-1]
+
+    return wait
+
+
+@in_browser
+@pytest.mark.parametrize("pattern", ["**/v1/model.onnx", "**/vendor/*.mjs", "**/vendor/*.wasm", "**/worker.js"])
+def test_a_network_that_falls_silent_is_not_waited_for_for_ever(timed: Visit, pattern: str) -> None:
+    asked = hold(timed, pattern)
+    timed.open("loading")
+    for tries in (1, 2):
+        asked(tries)
+        timed.page.clock.fast_forward(SILENCE)
+        timed.page.clock.fast_forward(1000)  # after which it tries again
+    timed.page.locator("#engine[data-engine=server]").wait_for()
+    assert timed.page.inner_text("#engine span").startswith(TEXTS["reason.network"])
+
+
+@in_browser
+def test_a_slow_network_is_waited_for_as_long_as_something_comes(timed: Visit) -> None:
+    model, engine = hold(timed, "**/v1/model.onnx"), hold(timed, "**/vendor/*.wasm")
+    timed.open("loading")
+    last, first = model(), engine()
+    timed.page.clock.fast_forward(round(0.6 * SILENCE))
+    first.fallback()
+    timed.page.locator("#engine span", has_text="%").wait_for()
+    timed.page.clock.fast_forward(round(0.6 * SILENCE))
+    last.fallback()
+    timed.page.locator("#engine[data-engine=browser]").wait_for()
+    assert model() and engine(), "nothing was asked for twice"
+
+
+HEAR = """const own = window.Worker;
+window.heard = [];
+window.Worker = class extends own {
+    constructor(...options) {
+        super(...options);
+        this.addEventListener("message", ({ data }) => window.heard.push(...Object.keys(data)));
+    }
+};"""  # keeps what the worker told the page
+
+
+@in_browser
+def test_a_slow_device_is_given_the_time_that_it_needs(timed: Visit) -> None:
+    def slow(route: object) -> None:
+        answer = route.fetch()
+        whole = answer.text()
+        assert whole.count("detector = await Detector.load") == 1
+        route.fulfill(response=answer, body=whole.replace("detector = await Detector.load", "await fetch('held'); detector = await Detector.load"))
+
+    asked = hold(timed, "**/held")
+    timed.page.route("**/worker.js", slow)
+    timed.page.add_init_script(HEAR)
+    timed.open("loading")
+    held = asked()
+    timed.until("window.heard.includes('fetched')", True)
+    timed.page.clock.fast_forward(10 * SILENCE)
+    held.fulfill(status=200)
+    timed.page.locator("#engine[data-engine=browser]").wait_for()
+    assert asked(), "it did not begin again"
+
+
+@pytest.mark.parametrize(("pattern", "engine"), [("**/v1/model", "server"), ("**/healthz", "none")])
+def test_a_service_that_falls_silent_is_not_waited_for_for_ever(timed: Visit, pattern: str, engine: str) -> None:
+    asked = hold(timed.refuse("**/vendor/**"), pattern)
+    timed.open("loading")
+    asked()
+    timed.page.clock.fast_forward(SILENCE)
+    timed.page.locator(f"#engine[data-engine={engine}]").wait_for()
+
+
 @in_browser
 @pytest.mark.parametrize(("change", "engine"), [("value ^ 1", "browser"), ("255 * Math.random()", "server")])
 def test_a_browser_that_hides_pixels_from_pages_is_not_trusted_with_pictures(visit: Visit, context: object, change: str, engine: str) -> None:
@@ -734,7 +953,7 @@ def test_a_browser_that_hides_pixels_from_pages_is_not_trusted_with_pictures(vis
         route.fulfill(response=answer, body=hiding + answer.text())  # its imports come first all the same
 
     visit.page.route("**/worker.js", hide)
-    visit.open(engine).agree().show(upload("mine.png", encode(drawn(PORTRAIT)))).says("mine.png: 1 face")
+    visit.open(engine).agree().let().show(upload("mine.png", encode(drawn(PORTRAIT)))).says("mine.png: 1 face")
     context.grant_permissions(["camera"])
     visit.page.click("#camera")
     if engine == "browser":
@@ -747,8 +966,8 @@ def test_a_browser_that_hides_pixels_from_pages_is_not_trusted_with_pictures(vis
 
 
 def test_the_server_answers_browsers_that_know_no_time_limits(visit: Visit) -> None:
-    visit.page.add_init_script("delete AbortSignal.timeout")
-    visit.refuse("**/vendor/**").open("server").agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+    visit.page.add_init_script("delete AbortSignal.timeout; delete AbortSignal.any;")
+    visit.refuse("**/vendor/**").open("server").agree().let().show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert visit.status.startswith("mine.png: 1 face")
 
 
@@ -766,7 +985,7 @@ def test_a_picture_that_is_too_large_for_the_service_is_sent_smaller(visit: Visi
     file = tmp_path / "large"
     file.write_bytes(encode(picture, "JPEG", quality=90) if beyond == "pixels" else encode(picture, compress_level=0))
     assert (width * height > limits.pixels) is (beyond == "pixels") and (file.stat().st_size > limits.body_megabytes * 1e6) is (beyond == "bytes")
-    visit.refuse("**/vendor/**").open("server").agree().page.evaluate(KEEP)
+    visit.refuse("**/vendor/**").open("server").agree().let().page.evaluate(KEEP)
     with visit.page.expect_response("**/v1/predict") as asked:
         visit.show(file)
     sent = asked.value.json()["pictures"][0]
@@ -780,7 +999,7 @@ def test_a_picture_that_is_too_large_for_the_service_is_sent_smaller(visit: Visi
 
 
 def test_a_server_that_is_gone_is_told_and_asked_again(visit: Visit) -> None:
-    visit.refuse("**/vendor/**").open("server").agree()
+    visit.refuse("**/vendor/**").open("server").agree().let()
     visit.page.route("**/v1/predict", lambda route: route.abort())
     visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert "does not answer" in visit.status
@@ -791,7 +1010,7 @@ def test_a_server_that_is_gone_is_told_and_asked_again(visit: Visit) -> None:
 
 def test_a_service_without_room_is_told_and_the_camera_waits_for_it(visit: Visit, context: object) -> None:
     busy = {"title": "busy", "status": 503, "detail": "All places are taken; try again in 1 second."}
-    visit.refuse("**/vendor/**").open("server").agree()
+    visit.refuse("**/vendor/**").open("server").agree().let()
 
     def refuse(route: object) -> None:
         route.fulfill(status=503, headers={"Retry-After": "1", "Content-Type": "application/problem+json"}, body=json.dumps(busy))
@@ -836,7 +1055,7 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_memory(context: object
         field.fill("the-right-key")
         visit.page.keyboard.press("Enter")
         visit.page.locator(f"#engine[data-engine={engine}]").wait_for()
-        visit.agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+        visit.agree().let().show(upload("mine.png", encode(drawn(PORTRAIT))))
         assert visit.status.startswith("mine.png: 1 face") and not field.count()
         assert not any("the-right-key" in request.url for request in visit.sent)
         assert visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
@@ -851,7 +1070,7 @@ def test_a_service_that_could_not_say_that_it_wants_a_key_is_given_one_later(con
         visit = Visit(context, f"{service.url}/")
         if engine == "server":
             visit.refuse("**/vendor/**")
-        visit.fail_first("**/v1/model", status).open("server").agree()
+        visit.fail_first("**/v1/model", status).open("server").agree().let()
         visit.page.set_input_files("#files", [upload("mine.png", encode(drawn(PORTRAIT)))])
         field = visit.page.get_by_label(TEXTS["key"], exact=True)
         for key in ("another-key", "the-right-key"):
@@ -865,7 +1084,7 @@ def test_a_service_that_could_not_say_that_it_wants_a_key_is_given_one_later(con
 
 def test_a_key_that_is_refused_for_pictures_alone_is_told(visit: Visit) -> None:
     """Such as by a proxy in front of the service: the page must neither ask for ever nor send without end."""
-    visit.refuse("**/vendor/**").open("server").agree()
+    visit.refuse("**/vendor/**").open("server").agree().let()
     visit.page.route("**/v1/predict", lambda route: route.fulfill(status=401, json={"status": 401, "detail": "this service wants a key."}))
     visit.show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert visit.status == "mine.png: this service wants a key." and len(visit.posts()) == 1
@@ -963,7 +1182,7 @@ def test_what_a_translation_lacks_is_in_english(visit: Visit) -> None:
     visit.refuse("**/vendor/**").open("server")
     assert visit.page.get_attribute("html", "lang") == "pl" and visit.page.inner_text("#agree") == "Rozumiem" and visit.page.inner_text("header p") == "Twarze na zdjęciu"
     assert visit.page.inner_text("#notice-title") == TEXTS["notice.title"] and visit.page.inner_text("#engine strong") == TEXTS["engine.server"]
-    visit.agree().show(upload("scene.png", encode(drawn(SCENE))))
+    visit.agree().let().show(upload("scene.png", encode(drawn(SCENE))))
     count = len(visit.faces)
     assert 1 < count < 5, "Polish has a form of its own for two to four, which English lacks"
     assert visit.status.startswith(f"scene.png: {count} faces. ")
@@ -977,7 +1196,7 @@ def test_a_text_that_is_missing_does_not_stop_the_page(visit: Visit) -> None:
     visit.page.route("**/texts.json", lambda route: route.fulfill(json={"en": older}))
     visit.refuse("**/vendor/**").open("server")
     assert visit.page.inner_text("#engine span") == "engine.server.text"
-    visit.agree().show(upload("mine.png", encode(drawn(PORTRAIT))))
+    visit.agree().let().show(upload("mine.png", encode(drawn(PORTRAIT))))
     assert visit.status.startswith("mine.png: 1 face")
 
 
@@ -997,7 +1216,7 @@ def test_every_text_stands_in_one_file(visit: Visit) -> None:
     foreign = {"de": {key: "".join(part if part.startswith("{") else part.upper() for part in re.split(r"(\{\w+\})", text)) for key, text in TEXTS.items()}}
     visit.page.route("**/texts.json", lambda route: route.fulfill(json=foreign | {"en": TEXTS}))
     visit.page.add_init_script("Object.defineProperty(navigator, 'languages', { value: ['fr-CH', 'de-AT', 'en'] })")
-    visit.refuse("**/vendor/**").open("server").agree()
+    visit.refuse("**/vendor/**").open("server").agree().let()
     visit.show(upload("1.PNG", encode(drawn(SCENE))))
     visit.page.click("#about summary")
     model = visit.page.request.get(f"{visit.address}v1/model").json()

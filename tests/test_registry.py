@@ -226,6 +226,26 @@ def test_what_was_changed_by_hand_is_neither_registered_nor_promoted(new_clone: 
     assert refusal(gate, clone.folder) == f"{name} {changed}."
 
 
+def test_what_was_changed_in_production_is_called_so_and_not_other_pictures(new_clone: Callable[[str], Clone]) -> None:
+    clone = new_clone("clone")
+    content = (clone.folder / OUTCOMES_FILE).read_bytes()
+
+    def commit(changed: bytes) -> None:
+        (clone.folder / OUTCOMES_FILE).unlink()  # DVC may have linked it to its cache
+        (clone.folder / OUTCOMES_FILE).write_bytes(changed)
+        clone.run("git", "add", "--force", OUTCOMES_FILE)
+        clone.commit()
+
+    commit(content + b"\n")
+    for tag in ("emodetect@v1.0.0", "emodetect#production#1"):
+        clone.run("git", "tag", "--annotate", "--message=by hand", tag)
+    commit(content)
+    told = gate(clone.folder)[-1]
+    made = f"{OUTCOMES_FILE} of the commit {Registry(clone.folder).find('production').commit[:10]} is not the file that dvc.lock names, so that it is no evidence"
+    assert not told.passed and told.figure.startswith(f"not known: the outcomes of the version in production are not on record as they were made ({made}; ")
+    assert "--accept-other-pictures" not in str(told) and "in common" not in str(told)
+
+
 def test_a_model_that_was_judged_on_its_training_split_is_not_promoted(new_clone: Callable[[str], Clone]) -> None:
     clone = new_clone("clone")
     path = clone.folder / "params.yaml"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -13,15 +14,16 @@ import cv2
 import mlcroissant
 import nbformat
 import pytest
+import yaml
 
-from conftest import Copy
+from conftest import PROJECT, Copy
 from emodetect.check import check_dataset, usable_pictures
 from emodetect.core import DataError
 from emodetect.dataset import SPLITS
 from emodetect.labels import EMOTIONS, intersection_over_union
 from emodetect.manifest import read_manifest
 from emodetect.prepare import Prepared, prepare
-from emodetect.repair import Repairs
+from emodetect.repair import CHOICES, Repairs
 from emodetect.sample import write_sample
 from emodetect.weights import fetch_pinned
 from emodetect.yunet import YUNET, load_yunet
@@ -120,6 +122,30 @@ def test_the_pipeline_brings_the_finder_and_repairs(finder: Path, faulty: Path, 
     refused.write_text(refused.read_text().replace("leaks: set_aside", "leaks: forget"))
     done = copy.stage("prepare")
     assert done.returncode == 1 and "prepare.leaks is 'forget'; choose keep or set_aside." in done.stdout and "Traceback" not in done.stdout
+
+
+def advised(where: str) -> list[str]:
+    """The values with which a page of this project has AffectNet prepared."""
+    if where == "guide":
+        cells = nbformat.read(PROJECT / "nbs" / "guides" / "published_numbers.ipynb", as_version=4).cells
+        (command,) = re.findall(r"^dvc exp run (.*data=affectnet.*)$", "\n".join(cell.source for cell in cells), re.M)
+        return re.findall(r"-S (\S+)", command)
+    (line,) = re.findall(r"^# Write (.+) into \.\./config\.yaml", (PROJECT / "configs" / "data" / "affectnet.yaml").read_text(), re.M)
+    return [choice.replace(": ", "=") for choice in re.findall(r"`(\w+: \w+)`", line)]
+
+
+@pytest.mark.parametrize("where", ["guide", "group"])
+def test_what_is_advised_for_affectnet_takes_a_picture_without_a_label(where: str, finder: Path, faulty: Path, tmp_path: Path) -> None:
+    from dvc.utils.hydra import compose_and_dump
+
+    values, configs = advised(where), str(PROJECT / "configs")
+    assert values[0] == "data=affectnet" and values[1].startswith("prepare=")
+    compose_and_dump(str(tmp_path / "params.yaml"), configs, None, "config", configs, values)
+    chosen = yaml.safe_load((tmp_path / "params.yaml").read_text())["prepare"]
+    report = check_dataset(faulty, classes=chosen["classes"], extra_classes=chosen["extra_classes"])
+    repairs = Repairs(**{name: chosen[name] for name in CHOICES})
+    prepared = prepare(faulty, tmp_path / "data", repairs, partial(load_yunet, finder, chosen["face_score"]), report=report)
+    assert report.counts["label_missing"] == prepared.repairs["set aside: no label file"] == 1
 
 
 def test_the_description_of_the_data_is_valid_and_reads_their_manifest(mended: tuple[Path, Prepared]) -> None:

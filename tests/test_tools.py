@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -130,17 +131,44 @@ def test_comparison_names_parameters_outputs_and_figures_of_what_has_run(tmp_pat
     assert (copy.folder / "reports" / "comparison.md").read_text() + "\n" == told
 
 
-def test_goals_are_held_against_the_figures_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Measured:
+    """tools/goals.py and a copy of what the benchmarks wrote, to be changed."""
+
+    def __init__(self, goals: ModuleType, folder: Path) -> None:
+        self.goals, self.benchmarks, self.trained = goals, folder / "reports" / "benchmarks", folder / "reports" / "train" / "metrics.json"
+        shutil.copytree(PROJECT / "reports" / "benchmarks", self.benchmarks)
+        self.trained.parent.mkdir()
+        shutil.copyfile(PROJECT / "reports" / "train" / "metrics.json", self.trained)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The figures of a benchmark."""
+        return json.loads((self.benchmarks / f"{name}.json").read_text())
+
+    def write(self, name: str, figures: dict[str, Any]) -> None:
+        """Change what a benchmark wrote."""
+        (self.benchmarks / f"{name}.json").write_text(json.dumps(figures))
+
+    def of(self, command: str, said: str = "") -> list[Any]:
+        """The goals of a benchmark in whose text something is said."""
+        return [goal for goal in self.goals.goals() if goal.command == command and said in goal.what]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measured:
+    """Goals that read a copy of the figures."""
     monkeypatch.syspath_prepend(str(PROJECT / "tools"))
     import goals
 
-    shutil.copytree(goals.PROJECT / "reports" / "benchmarks", tmp_path / "reports" / "benchmarks")
     monkeypatch.setattr(goals, "PROJECT", tmp_path)
-    place, aims = tmp_path / "reports" / "benchmarks" / "data.json", []
+    return Measured(goals, tmp_path)
+
+
+def test_goals_are_held_against_the_figures_of_the_benchmarks(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    goals, aims = measured.goals, []
     for ratio in (1.25, 1.26):
-        figures = {"prepare_to_least": ratio, "ultralytics_to_prepare": 4 - ratio, "peak_megabytes": {"5000": 100, "25000": 10 + 80 * ratio}}
-        place.write_text(json.dumps(json.loads(place.read_text()) | figures))
-        aims.append({goal.what: goal.reached for goal in goals.goals() if goal.command == "bench-data"})
+        figures = {"pictures": 25_000, "prepare_to_least": ratio, "ultralytics_to_prepare": 4 - ratio, "peak_megabytes": {"5000": 100, "25000": 10 + 80 * ratio}}
+        measured.write("data", measured.read("data") | figures)
+        aims.append({goal.what: goal.reached for goal in measured.of("bench-data")})
     assert [list(some.values()) for some in aims] == [[True, False, True], [False, False, False]]
     goals.main()
     printed = capsys.readouterr().out.splitlines()
@@ -148,37 +176,156 @@ def test_goals_are_held_against_the_figures_of_the_benchmarks(monkeypatch: pytes
     assert {goal.command for goal in goals.goals()} <= {line.split(":")[0] for line in (PROJECT / "Makefile").read_text().splitlines()}
 
 
-def test_goals_take_the_lower_of_two_counts_and_people_on_whom_nothing_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
-    import goals
-
-    shutil.copytree(goals.PROJECT / "reports" / "benchmarks", tmp_path / "reports" / "benchmarks")
-    monkeypatch.setattr(goals, "PROJECT", tmp_path)
-    serve, finding = (tmp_path / "reports" / "benchmarks" / f"{name}.json" for name in ("serve", "finding"))
-    served, found = (json.loads(path.read_text()) for path in (serve, finding))
-    name = "whole picture, 96 px"
-    served["ratios"][name]["rate_to_plain_at_32"], served["wrk"][name]["rate_to_plain"] = 9.5, 7.25
+def test_goals_take_the_lower_of_two_counts_and_people_on_whom_nothing_was_chosen(measured: Measured) -> None:
+    served, found, name = measured.read("serve"), measured.read("finding"), "whole picture, 96 px"
+    served["ratios"][name]["rate_to_plain_at_32"] = 9.5
+    served["wrk"] = {name: {"rate_to_plain": 7.25}}
     found["fresh"] = {"found_24_px_and_more": 0.5, "emotion_right_on_bare_portraits": 0.875, "emotion_right_of_found_24_px_and_more": 0.75}
-    serve.write_text(json.dumps(served))
-    finding.write_text(json.dumps(found))
-    measured = [goal.measured for goal in goals.goals()]
-    assert 7.25 in measured and 9.5 not in measured and 0.5 in measured and 0.125 in measured
+    measured.write("serve", served)
+    measured.write("finding", found)
+    figures = [goal.measured for goal in measured.goals.goals()]
+    assert 7.25 in figures and 9.5 not in figures and 0.5 in figures and 0.125 in figures
+    del served["wrk"]
+    measured.write("serve", served)
+    assert [goal.measured for goal in measured.of("bench-serve", "96 px, 32 bits, times")] == [9.5], "wrk is not installed everywhere"
 
 
-def test_benchmarks_write_down_what_their_figures_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_goals_of_a_reduced_precision_are_missed_where_none_is_taken(measured: Measured) -> None:
+    served, inferred = measured.read("serve"), measured.read("infer")
+    served["precisions"] = {name: one | {"taken": False} for name, one in served["precisions"].items()}
+    inferred["taken"]["96"] = {name: name.endswith("fp32") for name in inferred["taken"]["96"]}
+    measured.write("serve", served)
+    measured.write("infer", inferred)
+    reduced = measured.of("bench-serve", "reduced precision") + measured.of("bench-infer", "reduced precision")
+    assert [(goal.measured, goal.reached) for goal in reduced] == [(0.0, False)] * 3
+
+
+@pytest.mark.parametrize(
+    ("seeds", "mean", "p", "reached"),
+    [(5, -0.02, 0.05, True), (5, -0.02, 0.049, False), (5, 0.02, 0.001, True), (7, 0.0, 1.0, True), (4, -0.02, 0.9, False), (4, 0.02, 0.9, False)],
+)
+def test_accuracy_is_a_miss_if_it_is_less_beyond_chance_or_too_few_seeds_were_trained(measured: Measured, seeds: int, mean: float, p: float, reached: bool) -> None:
+    measured.write("accuracy", measured.read("accuracy") | {"seeds": seeds, "less_yolo_train": {name: {"mean": mean, "p": p} for name in ("fp32", "bf16")}})
+    goals = measured.of("bench-accuracy")
+    assert [goal.reached for goal in goals] == [reached] * 2 and all(f" over {seeds} seeds" in goal.what and ("too few" in goal.what) == (seeds < 5) for goal in goals)
+
+
+def test_fewer_pictures_than_the_goal_is_of_do_not_reach_it(measured: Measured) -> None:
+    figures = {"pictures": 5_000, "prepare_to_least": 1.0, "ultralytics_to_prepare": 4.0, "peak_megabytes": {"1000": 100, "5000": 100}}
+    measured.write("data", measured.read("data") | figures)
+    assert [(goal.reached, "5,000 pictures (too few: the goal is of 25,000)" in goal.what) for goal in measured.of("bench-data")] == [(False, True)] * 3
+    assert measured.of("bench-data", "over that for 1,000")
+    measured.write("data", measured.read("data") | figures | {"pictures": 25_000})
+    assert [(goal.reached, "too few" in goal.what) for goal in measured.of("bench-data")] == [(True, False)] * 3
+    for seconds, reached in (([1, 2], False), ([1, 2, 3], True)):  # two points lie on a line whatever they are
+        measured.write("score", measured.read("score") | {"pictures": [100, 200, 300][: len(seconds)], "seconds": seconds})
+        assert [goal.reached for goal in measured.of("bench-score")] == [reached]
+
+
+def test_goals_carry_whether_their_figures_are_of_an_earlier_network(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("data", "train", "accuracy", "finding", "infer", "score", "serve"):
+        figures = measured.read(name)
+        figures.pop("wrk_measured", None)
+        measured.write(name, figures | {"measured": {"network": hashlib.sha256(measured.trained.read_bytes()).hexdigest()}})
+    assert not any(goal.earlier for goal in measured.goals.goals())
+    measured.write("finding", measured.read("finding") | {"measured": {"network": "0" * 64}})
+    measured.write("serve", measured.read("serve") | {"wrk_measured": {"network": "0" * 64}})
+    score = measured.read("score")
+    del score["measured"]  # of before it was written down
+    measured.write("score", score)
+    assert {goal.command for goal in measured.goals.goals() if goal.earlier} == {"bench-finding", "bench-serve", "bench-score"}
+    measured.goals.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("at an earlier state of the project)")]
+    assert len(lines) == sum(goal.earlier for goal in measured.goals.goals())
+    measured.trained.write_text("{}")
+    assert all(goal.earlier for goal in measured.goals.goals())
+
+
+class Benchmark:
+    """benchmarks/record.py in a repository of its own, whose network can be trained anew."""
+
+    def __init__(self, record: ModuleType, folder: Path) -> None:
+        self.record, self.folder, self.result = record, folder, folder / "figures.json"
+        (folder / ".gitignore").write_text("figures.json\n")
+        (folder / "reports" / "train").mkdir(parents=True)
+        (folder / "models").mkdir()
+        self.train("{}", b"weights")
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *arguments: str) -> str:
+        """Run git."""
+        return subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(self) -> str:
+        """Commit everything."""
+        self.git("add", "--all")
+        self.git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "--message", "one")
+        return self.git("rev-parse", "HEAD")
+
+    def train(self, figures: str, weights: bytes) -> None:
+        """What a training leaves."""
+        (self.folder / "reports" / "train" / "metrics.json").write_text(figures)
+        (self.folder / "models" / "emodetect.pt").write_bytes(weights)
+        made = {"path": "models/emodetect.pt", "md5": hashlib.md5(weights, usedforsecurity=False).hexdigest()}
+        (self.folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"cmd": "train", "outs": [made]}}}))
+
+    def written(self) -> dict[str, Any]:
+        """What was written down."""
+        return json.loads(self.result.read_text())
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Benchmark:
+    """A benchmark in a small repository."""
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     import record
 
-    (tmp_path / "metrics.json").write_text("{}")
-    for command in (["init", "--quiet"], ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "--message", "first"]):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
     monkeypatch.setattr(record, "PROJECT", tmp_path)
-    monkeypatch.setattr(record, "TRAINED", tmp_path / "metrics.json")
-    record.write(tmp_path / "figures.json", {"seconds": 1.5})
-    written = json.loads((tmp_path / "figures.json").read_text())
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
-    assert written["seconds"] == 1.5 and written["measured"]["commit"] == head and written["measured"]["changed"] == ["metrics.json"]
-    assert written["measured"]["network"] == hashlib.sha256(b"{}").hexdigest() and written["measured"]["processor"] and "torch" in written["measured"]["libraries"]
+    monkeypatch.setattr(record, "get_cpu_info", lambda: {"brand_raw": "a processor"})
+    return Benchmark(record, tmp_path)
+
+
+def test_benchmarks_write_down_what_their_figures_are_of(bench: Benchmark) -> None:
+    head = bench.git("rev-parse", "HEAD")
+    (bench.folder / "other.py").touch()
+    begun = bench.record.circumstances()
+    (bench.folder / "later.py").touch()
+    bench.record.write(bench.result, {"seconds": 1.5}, begun)
+    found = bench.written()
+    assert found["seconds"] == 1.5 and list(found["measured"]) == ["commit", "changed", "network", "processor", "python", "libraries"]
+    assert found["measured"]["commit"] == head and found["measured"]["changed"] == ["other.py"], "as it was when the benchmark began"
+    assert found["measured"]["network"] == hashlib.sha256(b"{}").hexdigest() and found["measured"]["processor"] == "a processor" and "torch" in found["measured"]["libraries"]
+
+
+def test_a_commit_while_a_benchmark_runs_is_named_and_a_training_stops_it(bench: Benchmark) -> None:
+    head, begun = bench.git("rev-parse", "HEAD"), bench.record.circumstances()
+    (bench.folder / "other.py").touch()
+    now = bench.commit()
+    bench.record.write(bench.result, {}, begun)
+    assert (bench.written()["measured"]["commit"], bench.written()["measured"]["commit_at_end"]) == (head, now)
+    bench.result.unlink()
+    bench.train("{1}", b"other weights")
+    with pytest.raises(SystemExit, match=r"^The network was trained anew while this benchmark ran, .+; run it again\.$"):
+        bench.record.write(bench.result, {}, begun)
+    assert not bench.result.exists()
+
+
+def test_nothing_is_measured_with_a_model_that_is_not_the_one_of_the_checkout(bench: Benchmark) -> None:
+    model = bench.folder / "models" / "emodetect.pt"
+    bench.record.circumstances()
+    model.write_bytes(b"weights of another commit")
+    with pytest.raises(SystemExit, match=r"^models/emodetect\.pt: is not the model that dvc\.lock names, .+; run `dvc checkout`\.$"):
+        bench.record.circumstances()
+    model.unlink()
+    assert bench.record.circumstances()["network"], "what needs no model is measured without one"
+
+
+def test_every_benchmark_asks_for_its_circumstances_when_it_begins() -> None:
+    texts = {path.stem: path.read_text() for path in (PROJECT / "benchmarks").glob("*.py")}
+    writers = {name: text for name, text in texts.items() if re.search(r"^ +write\(RESULT", text, re.M)}
+    assert len(writers) > 15
+    assert not [name for name, text in writers.items() if not re.search(r"^def main\(.+\bbegun = .*circumstances\(\)\n.+ write\(RESULT, .+, begun\)\n", text, re.M | re.S)]
 
 
 def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +343,31 @@ def test_ml_test_score_has_the_28_checks_and_tells_proof_from_failure(monkeypatc
         monkeypatch.setattr(score, "TARGET", tmp_path / "score.json")
         assert score.main([]) == code and told in capsys.readouterr().out
     assert json.loads((tmp_path / "score.json").read_text()) == {"score": 1, "sections": dict.fromkeys(score.SECTIONS, 1), "failed": 0}
+
+
+def test_clean_removes_what_killed_stages_left_and_nothing_that_git_tracks(tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    kept = {"data/.gitignore", "data/.tracked", "data/README.md", "models/.gitignore"}
+    made = {"data/.raw-unpacked/content/train/a.jpg", "data/raw/data.yaml", "models/.emodetect.onnx-part", "models/emodetect.onnx"}
+    for name in kept | made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    subprocess.run(["git", "add", "data/.tracked"], cwd=tmp_path, check=True)
+    for _ in range(2):  # where nothing is left, too
+        subprocess.run(["make", "--silent", "clean"], cwd=tmp_path, check=True)
+        assert {path.relative_to(tmp_path).as_posix() for folder in ("data", "models") for path in (tmp_path / folder).rglob("*")} == kept
+
+
+def test_copies_of_the_project_are_the_same_whatever_was_chosen(monkeypatch: pytest.MonkeyPatch, new_copy: Callable[[], Copy], tmp_path: Path) -> None:
+    usual = new_copy()
+    chosen = Copy.of(usual.folder, tmp_path / "chosen")
+    chosen.change({"threads": 1, "detector": {"mode": "frame", "confidence": 0.5}, "evaluate": {"split": "valid"}, "export": {"engine": "openvino", "precision": "bf16"}})
+    config = chosen.folder / "configs" / "config.yaml"
+    config.write_text(config.read_text().replace("data: sample", "data: folder").replace("train: quick", "train: full"))
+    monkeypatch.setattr("conftest.PROJECT", chosen.folder)
+    (tmp_path / "copy").mkdir()
+    assert (Copy(tmp_path / "copy").folder / "params.yaml").read_text() == (usual.folder / "params.yaml").read_text()
 
 
 NOTED = "# Changelog\n\n## Unreleased\n\n* Not yet.\n\n## {version}\n\n* Faces are found.\n* And named.\n\n## 0.0.1\n\n* Before.\n"

@@ -109,6 +109,14 @@ def test_a_server_that_drips_is_given_up(answer: Answer, serve: Callable[..., Se
     assert "download: it did not come within 0 seconds" in refused(serve(answer).pin, tmp_path)
 
 
+@pytest.mark.parametrize("came", [0, 500])
+def test_an_answer_that_breaks_off_is_not_taken_for_another_file(came: int, serve: Callable[..., Server], tmp_path: Path) -> None:
+    head = HEAD + b"Content-Length: 1000\r\n\r\n"
+    assert "(download: the answer breaks off or is no HTTP (IncompleteRead))" in refused(serve(lambda server, send: send(head + bytes(came))).pin, tmp_path)
+    whole = serve(lambda server, send: send(head + bytes(SIZE)))
+    assert "download: the file it brought is not the pinned one (its SHA-256 differs)" in refused(whole.pin, tmp_path)
+
+
 def test_an_answer_that_is_no_http_is_a_sentence(serve: Callable[..., Server], tmp_path: Path) -> None:
     assert "(download: the answer breaks off or is no HTTP (BadStatusLine))" in refused(serve(lambda server, send: send(b"hello\r\n\r\n")).pin, tmp_path)
 

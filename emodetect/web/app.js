@@ -1,5 +1,5 @@
 // The page: a notice, then pictures from files, the clipboard, an example or the camera. Nothing is stored.
-import { ask, keyInUse, useKey } from "./access.js";
+import { SILENCE, ask, keyInUse, limited, useKey } from "./access.js";
 import { Camera } from "./camera.js";
 import { startEngine } from "./engine.js";
 import { Problem, percent, say, translate } from "./texts.js";
@@ -23,12 +23,15 @@ await translate(document);
 
 // ---- Whether the service wants a key ----
 
-/** What the service tells of its model, once it takes the reader's key; {} if it doesn't answer. With a key that cannot even be sent nothing else could be asked. */
+/** What the service tells of its model, once it takes the reader's key; {} if it doesn't answer in time. With a key that cannot even be sent nothing else could be asked. */
 async function admit() {
   for (;;) {
-    const response = await ask("v1/model").catch(() => null);
-    if (response ? response.status !== 401 : !keyInUse()) return response?.ok ? response.json().catch(() => ({})) : {};
-    useKey(await askKey(!keyInUse() ? "key.text" : response ? "key.refused" : "key.unsent"));
+    const [status, model] = await limited(SILENCE, async (signal) => {
+      const response = await ask("v1/model", { signal });
+      return [response.status, response.ok ? await response.json().catch(() => ({})) : {}];
+    }).catch(() => [0, {}]);
+    if (status ? status !== 401 : !keyInUse()) return model;
+    useKey(await askKey(!keyInUse() ? "key.text" : status ? "key.refused" : "key.unsent"));
   }
 }
 
@@ -91,10 +94,10 @@ async function start() {
 let engine = start();
 engine.catch(() => {}); // told when a picture needs it
 
-const allowed = { pictures: false, camera: false }; // what the reader lets go to the server
+const allowed = { pictures: false, camera: false }; // what the reader lets go to the server, asked on a card: the notice is read while nobody knows yet who looks at the pictures
 const questions = {}; // about which of them is being asked: {answer, close}
 
-/** The engine, once it is there, for pictures or the camera's; null if they are no longer wanted, or may not leave the device. The reader is asked before the first one does, if the notice could not yet say so. */
+/** The engine, once it is there, for pictures or the camera's; null if they are no longer wanted, or may not leave the device. The reader is asked before the first one does. */
 async function ready(what, wanted) {
   const one = await engine.catch(() => (engine = start()));
   if (!wanted()) return null;
@@ -125,17 +128,18 @@ function consent(what) {
   keep.onclick = () => {
     close(false);
     if (what === "pictures") document.querySelectorAll("#results [aria-busy=true] .close").forEach((one) => one.click());
+    else camera.stop();
+    tell(say("consent.kept"));
   };
   $("status").after(card);
   card.focus(); // the card, not a button: a key that is pressed by chance sends nothing
   return { answer, close };
 }
 
-$("agree").onclick = async () => {
+$("agree").onclick = () => {
   $("notice").hidden = true;
   $("tool").hidden = false;
   $("tool-title").focus();
-  allowed.pictures = allowed.camera = $("engine").dataset.engine === "server"; // the notice said so
 };
 
 // ---- Pictures ----
@@ -146,23 +150,24 @@ function add(files) {
   if ($("tool").hidden || !files.length) return; // the notice comes first, and a pasted text is no picture
   camera.stop();
   const results = [...files].map((file) => {
-    const name = file.name || say("pasted"), address = URL.createObjectURL(file);
+    const name = file.name || say("pasted"), address = URL.createObjectURL(file), removed = new AbortController();
     const result = new Result(name, address, () => {
+      removed.abort();
       URL.revokeObjectURL(address);
       result.element.remove();
       $("clear").hidden = !$("results").children.length;
       $("tool-title").focus();
       if (!document.querySelector("#results [aria-busy=true]")) questions.pictures?.close(false); // nothing waits for the answer
     });
-    queue = queue.then(() => look(file, result));
+    queue = queue.then(() => look(file, result, removed.signal));
     return result;
   });
   $("results").prepend(...results.map((result) => result.element));
   $("clear").hidden = !$("results").children.length;
 }
 
-async function look(file, result) {
-  const { name } = result, wanted = () => result.element.isConnected; // not if it was removed meanwhile
+async function look(file, result, removed) {
+  const { name } = result, wanted = () => !removed.aborted;
   if (!wanted()) return;
   try {
     result.wait(say("status.waiting"));
@@ -170,12 +175,14 @@ async function look(file, result) {
     if (!one) return;
     result.wait(say("status.looking"));
     tell(`${name}: ${say("status.looking")}`);
-    const found = await one.file(file);
+    const found = await one.file(file, removed);
+    if (!wanted()) return;
     result.show(found, performance.now() - start);
     tell(sayResult(name, found));
   } catch (error) {
-    const problem = asProblem(error);
-    if (problem.values.status === 401 && await readmit()) return look(file, result);
+    const problem = asProblem(error), again = wanted() && problem.values.status === 401 && await readmit();
+    if (!wanted()) return; // that what was asked was broken off is no trouble
+    if (again) return look(file, result, removed);
     tell(`${name}: ${problem.text}`);
     result.fail(problem, () => {
       result.remove();

@@ -9,7 +9,7 @@ const release = (stream) => stream.getTracks().forEach((track) => track.stop());
 
 export class Camera {
   on = false; // from when it is wanted until it is stopped
-  turn = 0; // which start this is; what waits for something knows by it that it is outdated
+  stopped = null; // of the last start, an AbortController; what waits for something knows by it that it is outdated
   stream = null;
 
   /** `section` shows it; `changed` hears that it is waiting, started or stopped, `failed` the `Problem` that ended it, `delayed` the one for which it waits, `seen` each answer. */
@@ -24,7 +24,7 @@ export class Camera {
   /** Begin once `ready` gives the engine, asked with a function that tells whether it is still wanted; a `Problem` if there is no camera or it may not be used. */
   async start(ready) {
     if (!navigator.mediaDevices) throw new Problem("camera.insecure");
-    const turn = ++this.turn, wanted = () => turn === this.turn;
+    const { signal } = this.stopped = new AbortController(), wanted = () => !signal.aborted;
     this.on = true;
     this.changed("waiting");
     try {
@@ -39,7 +39,7 @@ export class Camera {
       stream.getVideoTracks()[0].onended = () => this.end(new Problem("camera.taken"));
       this.section.hidden = false;
       this.changed("started");
-      this.run(engine, stream);
+      this.run(engine, signal);
     } catch (problem) {
       if (!wanted()) return; // it was stopped, so that nobody asks why it doesn't start
       this.stop();
@@ -50,7 +50,7 @@ export class Camera {
   stop() {
     if (!this.on) return;
     this.on = false;
-    this.turn++;
+    this.stopped.abort();
     this.clear();
     if (this.stream) release(this.stream);
     this.stream = this.video.srcObject = null;
@@ -74,17 +74,17 @@ export class Camera {
     this.rate.textContent = "";
   }
 
-  async run(engine, stream) {
+  async run(engine, signal) {
     const times = [];
-    while (this.stream === stream) {
+    while (!signal.aborted) {
       const start = performance.now();
       try {
-        const result = await engine.frame(this.video);
-        if (this.stream !== stream) return;
+        const result = await engine.frame(this.video, signal);
+        if (signal.aborted) return;
         this.show(result);
         this.seen(result);
       } catch (problem) {
-        if (this.stream !== stream) return;
+        if (signal.aborted) return; // what was asked was broken off
         if (!problem.wait) return this.end(problem);
         this.clear();
         this.delayed(problem);

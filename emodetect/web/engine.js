@@ -1,5 +1,5 @@
 // Who looks at the pictures: this browser if it can, else the server. Both answer {width, height, faces} as POST /v1/predict does.
-import { ask, keyInUse } from "./access.js";
+import { SILENCE, ask, keyInUse, limited } from "./access.js";
 import { readsTrue } from "./pixels.js";
 import { Problem } from "./texts.js";
 
@@ -56,24 +56,35 @@ class BrowserEngine {
   waiting = new Map();
   last = 0;
 
-  /** The engine, once its model is there; rejects with the name of what is missing. A worker's scripts that don't come are told without a message. */
+  /** The engine, once its model is there; rejects with the name of what is missing. A worker's scripts that don't come are told without a message; that the network fell silent is told by nobody, so that waiting ends. */
   static start(progress) {
     const worker = new Worker("worker.js", { type: "module" }), engine = new BrowserEngine(worker);
+    let timer;
     return new Promise((resolve, reject) => {
+      const fail = (why) => {
+        worker.terminate();
+        reject(new Error(why));
+      };
+      const wait = () => {
+        clearTimeout(timer);
+        timer = setTimeout(fail, SILENCE, "network");
+      };
       worker.onerror = ({ message }) => {
         reject(new Error(message ? "browser" : "network"));
         [...engine.waiting.keys()].forEach((id) => engine.answer({ id, detail: message }));
       };
       worker.onmessage = ({ data }) => {
-        if (data.share !== undefined) progress(data.share);
+        if (data.share !== undefined) {
+          wait();
+          progress(data.share);
+        } else if (data.fetched) clearTimeout(timer); // the rest takes as long as this device needs
         else if (data.ready) resolve(engine);
-        else if (data.failed) {
-          worker.terminate();
-          reject(new Error(data.failed));
-        } else engine.answer(data);
+        else if (data.failed) fail(data.failed);
+        else engine.answer(data);
       };
+      wait();
       worker.postMessage({ key: keyInUse() });
-    });
+    }).finally(() => clearTimeout(timer));
   }
 
   constructor(worker) {
@@ -114,30 +125,31 @@ class ServerEngine {
     this.reason = reason;
   }
 
-  /** A picture that is too large for the service is drawn smaller; one that the browser cannot read may be one for the service. */
-  async file(file) {
+  /** A picture that is too large for the service is drawn smaller; one that the browser cannot read may be one for the service. Once `signal` is aborted nothing is sent any more. */
+  async file(file, signal) {
     const bitmap = this.draws && await decode(file).catch((problem) => { if (problem.key === "problem.large") throw problem; });
-    if (!bitmap) return this.send(file, file.name);
+    if (!bitmap) return this.send(file, file.name, signal);
     const { width, height } = bitmap, smaller = width * height > PIXELS || file.size > BYTES ? await within(bitmap) : null;
     bitmap.close();
-    return smaller ? enlarged(await this.send(smaller, file.name), { width, height }) : this.send(file, file.name);
+    return smaller ? enlarged(await this.send(smaller, file.name, signal), { width, height }) : this.send(file, file.name, signal);
   }
 
-  async send(picture, name) {
+  async send(picture, name, signal) {
     const form = new FormData();
     form.append("files", picture, name || "picture");
-    const options = { method: "POST", body: form, signal: AbortSignal.timeout?.(PATIENCE) }; // the browsers that cannot run the model may not have it, either
-    const response = await ask("v1/predict", options).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
-    const answer = await response.json().catch(() => ({}));
-    if (response.ok) return ordered(answer.pictures[0]);
+    const [response, answer] = await limited(PATIENCE, async (end) => {
+      const response = await ask("v1/predict", { method: "POST", body: form, signal: end });
+      return [response, await response.json().catch(() => ({}))];
+    }, signal).catch(() => { throw new Problem("problem.gone", { host: location.host }); });
+    if (response.ok && answer.pictures) return ordered(answer.pictures[0]);
     const problem = answer.detail ? new Problem("problem.told", answer) : new Problem("problem.gone", { host: location.host });
     problem.wait = [429, 503].includes(response.status) ? Number(response.headers.get("retry-after")) || 1 : 0;
     throw problem;
   }
 
-  async frame(video) {
+  async frame(video, signal) {
     if (!this.draws) throw new Problem("camera.hidden");
-    return this.send(await drawn(video, video.videoWidth, video.videoHeight));
+    return this.send(await drawn(video, video.videoWidth, video.videoHeight), "", signal);
   }
 }
 
@@ -150,7 +162,7 @@ export async function startEngine(progress) {
       return BrowserEngine.start(progress);
     });
   } catch (error) {
-    const answers = await fetch("healthz").then((response) => response.ok, () => false);
+    const answers = await limited(SILENCE, (signal) => fetch("healthz", { signal })).then((response) => response.ok, () => false);
     if (!answers) throw new Problem("engine.none.text", { host: location.host });
     return new ServerEngine(REASONS.includes(error.message) ? error.message : "browser");
   }

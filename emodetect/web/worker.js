@@ -18,7 +18,7 @@ async function fetchBytes(address) {
     if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
     parts.push(value);
     come += value.length;
-    if (all) postMessage({ share: Math.min(come / all, 1) });
+    postMessage({ share: all && Math.min(come / all, 1) }); // also if nobody says how much there is: that something comes is what counts
   }
 }
 
@@ -41,6 +41,7 @@ async function load() {
     ort.env.wasm.wasmBinary = (await fetchBytes("vendor/ort-wasm-simd-threaded.wasm")).buffer;
     step = "model";
     const bytes = await model;
+    postMessage({ fetched: true });
     step = "browser";
     detector = await Detector.load(ort, bytes);
     postMessage({ ready: true });
